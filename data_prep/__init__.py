@@ -1,0 +1,1 @@
+"""Rasters in, sharded TFRecords of co-registered tiles out."""

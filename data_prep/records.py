@@ -1,0 +1,310 @@
+"""The record: one tile of a triplet, and `dataset_info.json` that says how to read it.
+
+Both sides read this module: `data_prep` writes records, `stfnet_tf` reads them. A record holds
+six images in digital numbers exactly as the rasters hold them, and one validity bit per image
+and pixel:
+
+| feature | type | meaning |
+| --- | --- | --- |
+| `f1` … `c3` | bytes | (H, W, B) little-endian digital numbers; `f2` is absent where unknown |
+| `valid` | bytes | (H, W) uint8, bit k is set where image k of `IMAGES` is valid |
+| `dates` | 3 × bytes | ISO dates of t1, t2, t3 |
+| `origin` | 2 × int64 | row and column of the tile's first pixel in its scene |
+| `scene` | bytes | the scene's name |
+| `height`, `width`, `bands` | int64 | the tile's shape |
+
+Reflectance is `DN * scale + offset`, with each side's own `Encoding`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import errors
+
+SCHEMA = 1
+INFO_FILE = "dataset_info.json"
+IMAGES = ("f1", "f2", "f3", "c1", "c2", "c3")
+SPLITS = ("train", "val", "test")
+DTYPES = ("uint8", "int16", "uint16", "float32")
+
+
+def side_of(image: str) -> str:
+    """Returns "fine" for `f1 f2 f3` and "coarse" for `c1 c2 c3`."""
+    return "fine" if image.startswith("f") else "coarse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How one side's digital numbers state reflectance.
+
+    Attributes:
+        dtype: One of `DTYPES`.
+        scale: Reflectance per digital number.
+        offset: Reflectance at digital number 0.
+        fill: The digital number of an invalid pixel, or None where none is set apart.
+    """
+
+    dtype: str = "int16"
+    scale: float = 1e-4
+    offset: float = 0.0
+    fill: float | None = None
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise errors.InputError(f"dtype: expected one of {DTYPES}, found '{self.dtype}'.")
+        if not self.scale > 0:
+            raise errors.InputError(f"scale: expected a number above 0, found {self.scale}.")
+
+    def reflectance(self, dn: np.ndarray) -> np.ndarray:
+        """Digital numbers of any shape to float32 reflectance."""
+        return dn.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of records: its name, its number of records, its size and its checksum."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One of `SPLITS`: how many tiles were written and skipped, from which triplets, and where."""
+
+    records: int = 0
+    skipped: int = 0
+    triplets: tuple[tuple[str, str, str], ...] = ()
+    shards: tuple[Shard, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """`dataset_info.json`: all that a reader of the shards beside it needs to know.
+
+    Attributes:
+        name: The data set's name.
+        bands: Band names, in the records' order.
+        fine: Encoding of `f1 f2 f3`.
+        coarse: Encoding of `c1 c2 c3`.
+        ratio: Coarse pixel size / fine pixel size.
+        psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in
+            coarse pixels.
+        tile_size: Height and width of a whole tile; tiles at the lower and right border are
+            smaller.
+        supervision: "triplet" where F2 is known, "pair" where only the outer pairs are.
+        splits: The splits that were written.
+        statistics: For "fine" and "coarse": `mean`, `std`, `min`, `max` (reflectance, one number
+            per band) and `count` over the valid pixels of the training split.
+        description: The data set's description as it was read.
+        command: The command that wrote the shards.
+        versions: The versions of the libraries that wrote them.
+        schema: The version of this very layout.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    fine: Encoding
+    coarse: Encoding
+    ratio: float
+    psf_fwhm: float
+    tile_size: int
+    supervision: str
+    splits: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+    statistics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    command: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def encoding(self, image: str) -> Encoding:
+        """The encoding of one of `IMAGES`."""
+        return self.fine if side_of(image) == "fine" else self.coarse
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `dataset_info.json` into `folder`, whole or not at all."""
+        path = Path(folder) / INFO_FILE
+        temporary = path.with_suffix(f".tmp{os.getpid()}")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "DatasetInfo":
+        """Reads `dataset_info.json` from `folder`.
+
+        Raises:
+            InputError: The file is missing, is damaged, or has a schema that this version does
+                not know.
+        """
+        path = Path(folder) / INFO_FILE
+        try:
+            raw = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise errors.InputError(
+                f"{path}: expected the description that data_prep.write_tfrecords leaves beside "
+                f"finished shards, found no such file."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise errors.InputError(f"{path}: expected JSON, found: {error}.") from None
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+            raise errors.InputError(f"{path}: expected record schema {SCHEMA}, found {found}.")
+        try:
+            return cls._from_json(raw)
+        except (KeyError, TypeError) as error:
+            raise errors.InputError(f"{path}: damaged dataset description: {error}.") from None
+
+    @classmethod
+    def _from_json(cls, raw: dict[str, Any]) -> "DatasetInfo":
+        splits = {
+            name: Split(
+                records=split["records"],
+                skipped=split["skipped"],
+                triplets=tuple(tuple(triplet) for triplet in split["triplets"]),
+                shards=tuple(Shard(**shard) for shard in split["shards"]),
+            )
+            for name, split in raw["splits"].items()
+        }
+        return cls(
+            **{
+                **raw,
+                "bands": tuple(raw["bands"]),
+                "fine": Encoding(**raw["fine"]),
+                "coarse": Encoding(**raw["coarse"]),
+                "splits": splits,
+            }
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """What one record holds.
+
+    Attributes:
+        images: Some of `IMAGES`, each (H, W, B) digital numbers; `f2` may be missing.
+        valid: For each of `images`, (H, W) bool.
+        dates: ISO dates of t1, t2, t3.
+        origin: Row and column of the first pixel in the scene.
+        scene: The scene's name.
+    """
+
+    images: Mapping[str, np.ndarray]
+    valid: Mapping[str, np.ndarray]
+    dates: tuple[str, str, str]
+    origin: tuple[int, int]
+    scene: str
+
+
+def encode(tile: Tile) -> bytes:
+    """Serialises a tile as a `tf.train.Example`; the same tile always gives the same bytes."""
+    import tensorflow as tf
+
+    def of_bytes(*values: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    def of_ints(*values: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    height, width, bands = tile.images["f1"].shape
+    bits = np.zeros((height, width), np.uint8)
+    features = {}
+    for k, name in enumerate(IMAGES):
+        if name in tile.images:
+            image = tile.images[name]
+            if image.shape != (height, width, bands):
+                raise ValueError(f"{name}: expected {(height, width, bands)}, got {image.shape}")
+            features[name] = of_bytes(
+                np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes()
+            )
+            bits |= tile.valid[name].astype(np.uint8) << k
+    features |= {
+        "valid": of_bytes(bits.tobytes()),
+        "dates": of_bytes(*(date.encode() for date in tile.dates)),
+        "origin": of_ints(*tile.origin),
+        "scene": of_bytes(tile.scene.encode()),
+        "height": of_ints(height),
+        "width": of_ints(width),
+        "bands": of_ints(bands),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    # Maps have no order in protobuf; without this the bytes would differ from run to run.
+    return example.SerializeToString(deterministic=True)
+
+
+def parse(serialized, info: DatasetInfo) -> dict:
+    """Parses one record inside a TensorFlow graph.
+
+    Args:
+        serialized: A scalar string tensor.
+        info: The data set's description.
+
+    Returns:
+        `f1` … `c3`, digital numbers [height, width, bands] in each side's dtype; `valid_f1` …
+        `valid_c3`, bool [height, width, 1]; `dates` [3] strings, `origin` [2] int64 and `scene`.
+        An absent `f2` is all 0 and nowhere valid.
+    """
+    import tensorflow as tf
+
+    def scalar(dtype, default=None):
+        return tf.io.FixedLenFeature([], dtype, default)
+
+    record = tf.io.parse_single_example(
+        serialized,
+        {
+            **{k: scalar(tf.string, "" if k == "f2" else None) for k in IMAGES},
+            "valid": scalar(tf.string),
+            "dates": tf.io.FixedLenFeature([3], tf.string),
+            "origin": tf.io.FixedLenFeature([2], tf.int64),
+            "scene": scalar(tf.string),
+            "height": scalar(tf.int64),
+            "width": scalar(tf.int64),
+            "bands": scalar(tf.int64),
+        },
+    )
+    height, width = record["height"], record["width"]
+    bands = len(info.bands)
+    bits = tf.reshape(tf.io.decode_raw(record["valid"], tf.uint8), [height, width, 1])
+    parsed = {k: record[k] for k in ("dates", "origin", "scene")}
+    with tf.control_dependencies(
+        [tf.debugging.assert_equal(record["bands"], tf.constant(bands, tf.int64), "bands")]
+    ):
+        for k, name in enumerate(IMAGES):
+            dtype = tf.as_dtype(info.encoding(name).dtype)
+            raw = record[name]
+            if name == "f2":
+                size = tf.cast(height * width, tf.int32) * bands * dtype.size
+                zeros = tf.strings.reduce_join(tf.repeat(tf.constant([b"\0"]), size))
+                raw = tf.cond(tf.strings.length(raw) > 0, lambda r=raw: r, lambda z=zeros: z)
+            parsed[name] = tf.reshape(tf.io.decode_raw(raw, dtype), [height, width, bands])
+            parsed[f"valid_{name}"] = tf.bitwise.bitwise_and(bits, np.uint8(1 << k)) > 0
+    return parsed
+
+
+def decode(serialized: bytes, info: DatasetInfo) -> Tile:
+    """Reads one record outside a graph, `encode`'s inverse."""
+    import tensorflow as tf
+
+    features = tf.train.Example.FromString(serialized).features.feature
+    shape = tuple(features[k].int64_list.value[0] for k in ("height", "width", "bands"))
+    bits = np.frombuffer(features["valid"].bytes_list.value[0], np.uint8).reshape(shape[:2])
+    present = [k for k in IMAGES if k in features]
+    return Tile(
+        images={
+            k: np.frombuffer(
+                features[k].bytes_list.value[0], np.dtype(info.encoding(k).dtype).newbyteorder("<")
+            ).reshape(shape)
+            for k in present
+        },
+        valid={k: (bits >> IMAGES.index(k) & 1).astype(bool) for k in present},
+        dates=tuple(date.decode() for date in features["dates"].bytes_list.value),
+        origin=tuple(features["origin"].int64_list.value),
+        scene=features["scene"].bytes_list.value[0].decode(),
+    )

@@ -1,0 +1,26 @@
+"""What all tests share: where the real data lie, and a quiet TensorFlow."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow Addons must see the Keras that the package uses; read when TensorFlow is imported.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+
+@pytest.fixture(scope="session")
+def stfnet_data(monkeypatch_session) -> Path:
+    """The folder of real images, or a skip that says why."""
+    folder = Path(os.environ.get("STFNET_DATA", "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"real images: STFNET_DATA names no folder ({folder})")
+    monkeypatch_session.setenv("STFNET_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def monkeypatch_session():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
