@@ -1,0 +1,339 @@
+"""Pictures of fused images and of their scores, as PNG.
+
+Nothing here keeps state: each function builds its own figure and writes it whole or not at all.
+Images are reflectance, [height, width, bands]; `valid` is [height, width] of bool. Colours and
+error scales come from the known fine images alone, so that pictures of different methods and dates
+of one data set can be laid side by side.
+"""
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+
+from stfnet_tf import scores
+
+DPI = 130
+INVALID_GREY = 0.5
+# Percentiles of the known fine images that become black and white.
+STRETCH_PERCENTILES = (1.0, 99.0)
+# The error scale ends at this share of the stretch, rounded to 1, 2 or 5 times a power of ten.
+ERROR_SHARE = 0.25
+# Bands shown as red, green and blue, by name; the first complete choice wins.
+FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
+ERROR_COLOURS = "magma"
+MARKERS = "osD^v<>pPX*hd8H"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Which bands are shown and how reflectance becomes brightness, the same for every image.
+
+    Attributes:
+      shown: indices of the bands shown as red, green and blue, or of the one shown in grey.
+      names: their names.
+      low: reflectance shown as black, one value for each shown band.
+      high: reflectance shown as white.
+      error_limit: reflectance error at the end of the error scale.
+    """
+
+    shown: tuple[int, ...]
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    error_limit: float
+
+    @classmethod
+    def of(
+        cls, images: Sequence[np.ndarray], valids: Sequence[np.ndarray], bands: Sequence[str]
+    ) -> "Stretch":
+        """Derives the stretch from the known fine images.
+
+        Args:
+          images: F1, and F3 where there is one, reflectance, [height, width, bands].
+          valids: their masks.
+          bands: names of the bands.
+        """
+        shown = _shown_bands(bands)
+        pixels = np.concatenate([i[v] for i, v in zip(images, valids, strict=True)])
+        if not len(pixels):
+            pixels = np.array([[0.0] * len(bands), [1.0] * len(bands)])
+        low, high = np.percentile(pixels[:, shown].astype(np.float64), STRETCH_PERCENTILES, axis=0)
+        high = np.maximum(high, low + 1e-3)
+        return cls(
+            shown,
+            tuple(bands[b] for b in shown),
+            tuple(map(float, low)),
+            tuple(map(float, high)),
+            _round_number(float(np.mean(high - low)) * ERROR_SHARE),
+        )
+
+    def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """The image in colour, [height, width, 3], 0–1; invalid pixels are grey."""
+        low, high = np.array(self.low), np.array(self.high)
+        colours = np.clip((np.nan_to_num(image[..., self.shown]) - low) / (high - low), 0, 1)
+        return np.where(valid[..., None], np.broadcast_to(colours, (*valid.shape, 3)), INVALID_GREY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One image of a sheet: reflectance, or an absolute error where `error` is set."""
+
+    title: str
+    image: np.ndarray
+    valid: np.ndarray
+    error: bool = False
+
+
+def error_panel(title: str, prediction: Panel, truth: Panel) -> Panel:
+    """The mean over all bands of |prediction − truth|, where both are valid."""
+    error = np.abs(prediction.image - truth.image).mean(axis=-1, keepdims=True)
+    return Panel(title, error, prediction.valid & truth.valid, error=True)
+
+
+def sheet(
+    path: str | os.PathLike[str],
+    panels: Sequence[Panel],
+    stretch: Stretch,
+    *,
+    title: str = "",
+    columns: int = 3,
+) -> Path:
+    """Draws images side by side with one stretch and errors with one scale.
+
+    Args:
+      path: the PNG to write.
+      panels: images in reading order.
+      stretch: how reflectance is shown; its `error_limit` ends the error scale.
+      title: line above all.
+      columns: images in a row.
+    """
+    rows = math.ceil(len(panels) / columns)
+    height, width = panels[0].valid.shape
+    cell_width = 3.6
+    cell_height = cell_width * height / width
+    figure = _figure(cell_width * columns + 1.0, (cell_height + 0.35) * rows + 0.6)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    colours = "/".join(stretch.names)
+    figure.suptitle(f"{title}  ({colours})" if title else colours, fontsize=11)
+    scale = None
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        ax.set_title(panel.title, fontsize=10)
+        if panel.error:
+            shown = np.ma.masked_array(panel.image[..., 0], ~panel.valid)
+            ax.set_facecolor(str(INVALID_GREY))
+            scale = ax.imshow(shown, cmap=ERROR_COLOURS, vmin=0, vmax=stretch.error_limit)
+        else:
+            ax.imshow(stretch(panel.image, panel.valid))
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    if scale is not None:
+        bar = figure.colorbar(scale, ax=list(axes.flat), shrink=0.6, pad=0.01, extend="max")
+        bar.set_label("mean |error|, reflectance", fontsize=9)
+    return _save(figure, path)
+
+
+def scatter(
+    path: str | os.PathLike[str],
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    valid: np.ndarray,
+    result: scores.Scores,
+) -> Path:
+    """Draws prediction over reference as a density, a plot for each band.
+
+    Args:
+      path: the PNG to write.
+      reference: true F2, [height, width, bands].
+      prediction: predicted F2, same shape.
+      valid: pixels valid in both.
+      result: the scores of this prediction, whose RMSE, CC and bias are printed in the plots.
+    """
+    columns = min(3, len(result.bands))
+    rows = math.ceil(len(result.bands) / columns)
+    figure = _figure(3.7 * columns, 3.6 * rows + 0.4)
+    figure.suptitle(f"{result.method}, {result.date}", fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for b, (ax, band) in enumerate(zip(axes.flat, result.bands, strict=False)):
+        x, y = reference[..., b][valid], prediction[..., b][valid]
+        both = np.concatenate([x, y]) if x.size else np.array([0.0, 1.0])
+        low, high = np.percentile(both, (0.05, 99.95))
+        high = max(high, low + 1e-3)
+        limits = (float(low), float(high))
+        counts, _, _ = np.histogram2d(x, y, bins=100, range=(limits, limits))
+        ax.imshow(
+            np.ma.masked_equal(counts.T, 0), origin="lower", extent=limits * 2, cmap="viridis",
+            norm=LogNorm(1, max(2, counts.max())),
+        )  # fmt: skip
+        ax.plot(limits, limits, color="black", linewidth=0.8, linestyle="--")
+        ax.set_title(band, fontsize=10)
+        ax.set_xlabel("reference, reflectance", fontsize=8)
+        ax.set_ylabel("prediction, reflectance", fontsize=8)
+        ax.tick_params(labelsize=7)
+        values = [result.per_band[m][b] for m in ("rmse", "cc", "bias")]
+        text = "RMSE {:.4f}\nCC {:.3f}\nbias {:+.4f}".format(*values)
+        ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=8)
+    for ax in axes.flat[len(result.bands) :]:
+        ax.set_visible(False)
+    return _save(figure, path)
+
+
+def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) -> Path:
+    """Draws the All-round Performance Assessment of every method on one date.
+
+    Radius RMSE, angle EDGE (upright 0, left over-smoothed, right too sharp), colour AD (bias), all
+    averaged over the bands; F1, F3 and C2 stand as open circles for orientation. Zhu et al. 2022,
+    doi 10.1016/j.rse.2022.113002.
+    """
+    points = [s for s in report.scores if s.date == date and math.isfinite(s.mean("rmse"))]
+    references = [s for s in report.references if s.date == date and math.isfinite(s.mean("rmse"))]
+    figure = _figure(8.4, 5.6)
+    ax = figure.add_subplot(projection="polar")
+    if not isinstance(ax, PolarAxes):
+        raise TypeError(f"expected polar axes, got {type(ax).__name__}")
+    ax.set_thetamin(0)
+    ax.set_thetamax(180)
+    angles = np.linspace(0, math.pi, 9)
+    ax.set_xticks(angles, [f"{_edge_of(a):+.2g}" if a != math.pi / 2 else "0" for a in angles])
+    ax.set_title(
+        f"{report.dataset}, {date}: radius RMSE, angle EDGE (left over-smoothed, right too sharp)",
+        fontsize=10,
+    )
+    limit = max([abs(s.mean("bias")) for s in points] + [1e-4])
+    dots = None
+    for n, s in enumerate(points):
+        dots = ax.scatter(
+            _angle_of(s.mean("edge")), s.mean("rmse"), c=[s.mean("bias")], cmap="coolwarm",
+            vmin=-limit, vmax=limit, marker=MARKERS[n % len(MARKERS)], s=75, edgecolors="black",
+            linewidths=0.7, label=s.method, zorder=3,
+        )  # fmt: skip
+    for s in references:
+        at = (_angle_of(s.mean("edge")), s.mean("rmse"))
+        ax.scatter(*at, facecolors="none", edgecolors="black", s=75, zorder=2)
+        ax.annotate(s.method, at, xytext=(7, 3), textcoords="offset points", fontsize=8)
+    ax.set_rlim(0, 1.08 * max([s.mean("rmse") for s in (*points, *references)] + [1e-4]))
+    ax.tick_params(labelsize=8)
+    ax.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), fontsize=8, frameon=False)
+    if dots is not None:
+        bar = figure.colorbar(
+            dots, ax=ax, orientation="horizontal", shrink=0.5, pad=0.0, ticks=(-limit, 0, limit)
+        )
+        bar.ax.set_xticklabels((f"{-limit:.4f}", "0", f"+{limit:.4f}"))
+        bar.set_label("AD (bias), reflectance", fontsize=9)
+    return _save(figure, path)
+
+
+def calibration(
+    path: str | os.PathLike[str], calibrations: Sequence[scores.Calibration], title: str
+) -> Path:
+    """Draws predicted against true error, a curve for each band; the diagonal is perfect."""
+    figure = _figure(5.4, 5.0)
+    ax = figure.subplots()
+    for n, c in enumerate(calibrations):
+        label = f"{c.band} (ρ = {c.spearman:.2f})"
+        ax.plot(c.predicted, c.actual, marker=MARKERS[n % len(MARKERS)], markersize=4, label=label)
+    top = max((v for c in calibrations for v in (*c.predicted, *c.actual)), default=1.0) * 1.05
+    ax.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
+    ax.set_xlim(0, top)
+    ax.set_ylim(0, top)
+    ax.set_aspect("equal")
+    ax.set_xlabel("predicted error, reflectance")
+    ax.set_ylabel("true error (RMS of the bin), reflectance")
+    ax.set_title(title, fontsize=11)
+    ax.legend(fontsize=9, frameon=False)
+    return _save(figure, path)
+
+
+def comparison(path: str | os.PathLike[str], report: scores.Report, date: str) -> Path:
+    """Draws RMSE, time and memory of every method on one date, the most accurate at the top."""
+    rows = sorted(
+        (s for s in report.scores if s.date == date and math.isfinite(s.mean("rmse"))),
+        key=lambda s: s.mean("rmse"),
+        reverse=True,
+    )
+    bands = rows[0].bands if rows else ()
+    figure = _figure(11.5, 0.36 * len(rows) + 1.7)
+    figure.suptitle(f"{report.dataset}, {date}", fontsize=11)
+    accuracy, time, memory = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
+    places = np.arange(len(rows))
+    accuracy.barh(places, [s.mean("rmse") for s in rows], color="#4878a8", label="mean over bands")
+    for b, band in enumerate(bands if len(bands) > 1 else ()):
+        values = [s.per_band["rmse"][b] for s in rows]
+        accuracy.plot(values, places, marker=MARKERS[b], linestyle="none", markersize=4, label=band)
+    for place, s in zip(places, rows, strict=True):
+        accuracy.text(0, place, f" {s.mean('rmse'):.5f}", va="center", fontsize=8, color="white")
+    accuracy.set_yticks(places, [s.method for s in rows])
+    accuracy.set_xlabel("RMSE, reflectance")
+    if len(bands) > 1:
+        accuracy.legend(fontsize=8, loc="lower right")
+    _cost_bars(time, places, [s.mean("seconds") for s in rows], "seconds")
+    _cost_bars(memory, places, [s.mean("peak_mib") for s in rows], "peak memory, MiB")
+    return _save(figure, path)
+
+
+def _cost_bars(ax: Axes, places: np.ndarray, values: Sequence[float], label: str) -> None:
+    known = [max(v, 1e-3) if math.isfinite(v) else math.nan for v in values]
+    ax.set_xlabel(label)
+    if not any(map(math.isfinite, known)):
+        return
+    ax.set_xscale("log")
+    ax.barh(places, known, color="#9aa7b5")
+    for place, value in zip(places, known, strict=True):
+        if math.isfinite(value):
+            ax.text(value, place, f" {value:.3g}", va="center", fontsize=8)
+    ax.margins(x=0.25)
+
+
+def _angle_of(edge: float) -> float:
+    return math.pi / 2 * (1 - float(np.clip(edge, -1, 1)))
+
+
+def _edge_of(angle: float) -> float:
+    return 1 - 2 * angle / math.pi
+
+
+def _shown_bands(bands: Sequence[str]) -> tuple[int, ...]:
+    """NIR, red and green where the names say so, else the last three bands, else the first."""
+    places = {name.lower(): b for b, name in enumerate(bands)}
+    for choice in FALSE_COLOURS:
+        if all(name in places for name in choice):
+            return tuple(places[name] for name in choice)
+    return tuple(reversed(range(len(bands))))[:3] if len(bands) >= 3 else (0,)
+
+
+def _round_number(value: float) -> float:
+    """The nearest of 1, 2 and 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return min((f * power for f in (1, 2, 5, 10)), key=lambda v: abs(math.log(v / value)))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes the picture whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        figure.savefig(file, format="png")
+    # A temporary file is private to its owner; a result is for everybody.
+    temporary = Path(file.name)
+    temporary.chmod(0o644)
+    return temporary.replace(path)
