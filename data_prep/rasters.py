@@ -1,0 +1,757 @@
+"""All of GDAL: grids, windowed reads of anything GDAL opens, warps in memory, atomic writes.
+
+No other module of the package touches GDAL. Arrays are (height, width, bands). Nothing here
+keeps state but a small cache of open files per process, so that every function can be called
+from worker processes as well.
+
+Warps are done window by window between arrays in memory: the caller reads the part of the source
+that a window needs (`footprint`), takes out what is invalid, and `warp` moves it onto the window's
+grid in a single interpolation. Neither intermediate files nor memory grow with the scene.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from osgeo import gdal, gdal_array, osr
+
+from data_prep import errors
+
+gdal.UseExceptions()
+osr.UseExceptions()
+# GDAL would take 5 % of the machine's memory for its block cache, in every worker process.
+gdal.SetCacheMax(192 * 2**20)
+
+RESAMPLING = {
+    "nearest": gdal.GRA_NearestNeighbour,
+    "bilinear": gdal.GRA_Bilinear,
+    "cubic": gdal.GRA_Cubic,
+    "average": gdal.GRA_Average,
+}
+_KERNEL_RADIUS = {"nearest": 1, "bilinear": 1, "cubic": 2, "average": 1}
+# Largest error of the approximated coordinate transformation, in pixels of the target grid.
+_TRANSFORM_ERROR = 0.02
+# Two grids agree when no corner differs by more than this share of a pixel.
+_GRID_TOLERANCE = 0.01
+
+Files = str | tuple[str, ...]
+"""One raster's name (a path or a GDAL sub-dataset), or neighbouring tiles to be joined."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels: its first row and column, its height and width."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the window in a (height, width, …) array."""
+        return (
+            slice(self.row, self.row + self.height),
+            slice(self.col, self.col + self.width),
+        )
+
+    def intersection(self, other: "Window") -> "Window | None":
+        """The pixels in both windows, None where there are none."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        height = min(self.row + self.height, other.row + other.height) - row
+        width = min(self.col + self.width, other.col + other.width) - col
+        return Window(row, col, height, width) if height > 0 and width > 0 else None
+
+    def moved(self, rows: int, cols: int) -> "Window":
+        """The window with its origin moved by `rows` and `cols`."""
+        return dataclasses.replace(self, row=self.row + rows, col=self.col + cols)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where a raster's pixels lie.
+
+    Attributes:
+        width: Columns.
+        height: Rows.
+        geotransform: GDAL's six numbers, pixel to map coordinates; None where the file has none.
+        crs: The coordinate reference system as WKT, "" where the file has none.
+    """
+
+    width: int
+    height: int
+    geotransform: tuple[float, float, float, float, float, float] | None = None
+    crs: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def window(self) -> Window:
+        """All of the grid."""
+        return Window(0, 0, self.height, self.width)
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """The geotransform; pixel coordinates with rows upwards where the file has none."""
+        return self.geotransform or (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+    @property
+    def pixel_size(self) -> tuple[float, float]:
+        """Height and width of a pixel in map units."""
+        _, a, b, _, c, d = self.transform
+        return math.hypot(b, d), math.hypot(a, c)
+
+    @property
+    def has_crs(self) -> bool:
+        """Whether the map coordinates mean a place on Earth (a local system does not)."""
+        return bool(self.crs) and not _spatial_reference(self.crs).IsLocal()
+
+    def coordinates(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map x and y of fractional pixel positions; (0, 0) is the first pixel's outer corner."""
+        x0, a, b, y0, c, d = self.transform
+        return x0 + a * cols + b * rows, y0 + c * cols + d * rows
+
+    def positions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fractional rows and columns of map coordinates, `coordinates`' inverse."""
+        x0, a, b, y0, c, d = self.transform
+        determinant = a * d - b * c
+        dx, dy = x - x0, y - y0
+        return (a * dy - c * dx) / determinant, (d * dx - b * dy) / determinant
+
+    def crop(self, window: Window) -> "Grid":
+        """The grid of a window, which may reach over the border."""
+        x0, y0 = self.coordinates(np.float64(window.row), np.float64(window.col))
+        _, a, b, _, c, d = self.transform
+        return Grid(window.width, window.height, (float(x0), a, b, float(y0), c, d), self.crs)
+
+    def moved(self, rows: float, cols: float) -> "Grid":
+        """The grid with every pixel moved by `rows` and `cols` pixels of its own."""
+        x0, y0 = self.coordinates(np.float64(rows), np.float64(cols))
+        _, a, b, _, c, d = self.transform
+        return dataclasses.replace(self, geotransform=(float(x0), a, b, float(y0), c, d))
+
+    def same_crs(self, other: "Grid") -> bool:
+        """Whether both state the same system, or neither states one on Earth."""
+        if not (self.has_crs and other.has_crs):
+            return self.has_crs == other.has_crs
+        return self.crs == other.crs or bool(
+            _spatial_reference(self.crs).IsSame(_spatial_reference(other.crs))
+        )
+
+    def offset_in(self, other: "Grid") -> tuple[int, int] | None:
+        """Rows and columns of this grid's first pixel in `other`, where the pixels coincide.
+
+        None where the pixels do not coincide: other sizes, systems, or a fractional offset.
+        """
+        if not self.same_crs(other):
+            return None
+        rows, cols = np.array([0.0, 0.0, self.height]), np.array([0.0, self.width, 0.0])
+        there_rows, there_cols = other.positions(*self.coordinates(rows, cols))
+        row, col = round(float(there_rows[0])), round(float(there_cols[0]))
+        agree = np.allclose(there_rows - row, rows, rtol=0, atol=_GRID_TOLERANCE)
+        agree &= np.allclose(there_cols - col, cols, rtol=0, atol=_GRID_TOLERANCE)
+        return (row, col) if agree else None
+
+    def describe(self) -> str:
+        """One line for messages and tables."""
+        size = f"{self.width} × {self.height} pixels"
+        if self.geotransform:
+            height, width = self.pixel_size
+            size += f" of {width:g} × {height:g}"
+        return f"{size}, {crs_name(self.crs)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a raster file states about itself.
+
+    Attributes:
+        grid: Its grid.
+        bands: Number of bands.
+        dtype: NumPy name of the pixels' type.
+        nodata: The first band's nodata value, or None.
+        scale: The first band's scale, or None.
+        offset: The first band's offset, or None.
+        band_names: The bands' descriptions, "" where there is none.
+        subdatasets: Names of the data sets inside, for HDF and NetCDF containers.
+        driver: GDAL's short name of the format.
+    """
+
+    grid: Grid
+    bands: int
+    dtype: str
+    nodata: float | None
+    scale: float | None
+    offset: float | None
+    band_names: tuple[str, ...]
+    subdatasets: tuple[str, ...]
+    driver: str
+
+
+@functools.lru_cache(maxsize=64)
+def _spatial_reference(crs: str) -> osr.SpatialReference:
+    reference = osr.SpatialReference()
+    try:
+        reference.SetFromUserInput(crs)
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"crs: expected a coordinate reference system, found '{crs[:60]}' ({error})."
+        ) from None
+    reference.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    return reference
+
+
+def crs_wkt(crs: str) -> str:
+    """Well-known text of a system given in any way that GDAL reads, such as "EPSG:32655"."""
+    return _spatial_reference(crs).ExportToWkt() if crs else ""
+
+
+def crs_name(crs: str) -> str:
+    """A system's short name for messages."""
+    if not crs:
+        return "no CRS"
+    reference = _spatial_reference(crs)
+    code = reference.GetAuthorityCode(None)
+    name = reference.GetName() or "unnamed CRS"
+    return f"{name} (EPSG:{code})" if code else name
+
+
+# --- reading ---
+
+
+class _OpenFiles(threading.local):
+    """The rasters that this thread has open, most recently used last.
+
+    GDAL's handles must not cross threads or processes: a forked child finds the parent's number
+    here and starts with an empty cache.
+    """
+
+    LIMIT = 48
+
+    def __init__(self):
+        self.process = os.getpid()
+        self.handles: dict[Files, gdal.Dataset] = {}
+
+    def get(self, files: Files) -> gdal.Dataset:
+        if self.process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        handle = self.handles.pop(files, None) or _open(files)
+        self.handles[files] = handle
+        while len(self.handles) > self.LIMIT:
+            self.handles.pop(next(iter(self.handles)))
+        return handle
+
+
+_open_files = _OpenFiles()
+
+
+def close_all() -> None:
+    """Closes the rasters that this thread has open; for files that are to change on disk."""
+    _open_files.handles.clear()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"
+
+
+def _open(files: Files) -> gdal.Dataset:
+    if isinstance(files, tuple):
+        return _open_mosaic(files)
+    if ":" not in files and not Path(files).exists() and not files.startswith("/vsi"):
+        raise errors.InputError(f"{files}: expected a raster, found no such file.")
+    try:
+        return gdal.OpenEx(files, gdal.OF_RASTER | gdal.OF_VERBOSE_ERROR)
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"{files}: expected a raster that GDAL {gdal.__version__} reads, found: "
+            f"{_reason(error)}."
+        ) from None
+
+
+def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
+    """Neighbouring tiles on one lattice, joined as an in-memory VRT."""
+    first = info(files[0])
+    for file in files[1:]:
+        tile = info(file)
+        if not tile.grid.same_crs(first.grid) or tile.bands != first.bands:
+            raise errors.InputError(
+                f"{file}: expected a neighbour of {files[0]} with the same CRS and bands "
+                f"({crs_name(first.grid.crs)}, {first.bands}), found {crs_name(tile.grid.crs)}, "
+                f"{tile.bands}."
+            )
+    try:
+        return gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(resolution="highest"))
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"{', '.join(files)}: expected neighbouring tiles, found: {_reason(error)}."
+        ) from None
+
+
+def _grid_of(handle: gdal.Dataset) -> Grid:
+    transform = handle.GetGeoTransform(can_return_null=True)
+    return Grid(
+        handle.RasterXSize,
+        handle.RasterYSize,
+        tuple(transform) if transform else None,
+        handle.GetProjection() or "",
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def info(files: Files) -> Info:
+    """What a raster states about itself.
+
+    Raises:
+        InputError: No such file, or nothing that GDAL reads.
+    """
+    handle = _open_files.get(files)
+    subdatasets = tuple(name for name, _ in handle.GetSubDatasets())
+    bands = [handle.GetRasterBand(k + 1) for k in range(handle.RasterCount)]
+    first = bands[0] if bands else None
+    return Info(
+        grid=_grid_of(handle),
+        bands=len(bands),
+        dtype=np.dtype(gdal_array.GDALTypeCodeToNumericTypeCode(first.DataType)).name
+        if first
+        else "",
+        nodata=first.GetNoDataValue() if first else None,
+        scale=first.GetScale() if first else None,
+        offset=first.GetOffset() if first else None,
+        band_names=tuple(band.GetDescription() for band in bands),
+        subdatasets=subdatasets,
+        driver=handle.GetDriver().ShortName,
+    )
+
+
+def subdataset(file: str, name: str) -> str:
+    """GDAL's name of a sub-dataset inside an HDF or NetCDF container.
+
+    Args:
+        file: The container.
+        name: The sub-dataset's last part, such as "sur_refl_b01_1".
+
+    Raises:
+        InputError: The container has no such sub-dataset; the message lists those it has.
+    """
+    inside = info(file).subdatasets
+    for candidate in inside:
+        if candidate.rsplit(":", 1)[-1] == name:
+            return candidate
+    short = ", ".join(candidate.rsplit(":", 1)[-1] for candidate in inside) or "none"
+    raise errors.InputError(f"{file}: expected a sub-dataset '{name}', found {short}.")
+
+
+def read(files: Files, bands: Sequence[int] = (), window: Window | None = None) -> np.ndarray:
+    """Reads pixels as they are stored.
+
+    Args:
+        files: A raster or neighbouring tiles.
+        bands: 1-based band numbers in the wanted order; all where empty.
+        window: A window inside the raster; all where None.
+
+    Returns:
+        (H, W, B) in the file's type.
+
+    Raises:
+        InputError: A band or window that is not there, or a file that ends too early.
+    """
+    handle = _open_files.get(files)
+    wanted = list(bands) or list(range(1, handle.RasterCount + 1))
+    missing = [band for band in wanted if not 1 <= band <= handle.RasterCount]
+    if missing or not wanted:
+        raise errors.InputError(
+            f"{_name(files)}: expected band {missing[0] if missing else 1}, found "
+            f"{handle.RasterCount} bands."
+        )
+    window = window or Window(0, 0, handle.RasterYSize, handle.RasterXSize)
+    inside = window.intersection(Window(0, 0, handle.RasterYSize, handle.RasterXSize))
+    if inside != window:
+        raise ValueError(f"{_name(files)}: {window} reaches over the border")
+    try:
+        pixels = handle.ReadAsArray(
+            window.col,
+            window.row,
+            window.width,
+            window.height,
+            band_list=wanted,
+            interleave="pixel" if len(wanted) > 1 else "band",
+        )
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"{_name(files)}: expected {handle.RasterYSize} whole rows, found a damaged or "
+            f"truncated file: {_reason(error)}."
+        ) from None
+    return pixels.reshape(window.height, window.width, len(wanted))
+
+
+def _name(files: Files) -> str:
+    return files if isinstance(files, str) else f"{files[0]} and {len(files) - 1} neighbours"
+
+
+# --- from grid to grid ---
+
+
+def _transformation(source: Grid, target: Grid) -> osr.CoordinateTransformation | None:
+    """Target to source map coordinates; None where both are the same."""
+    if source.same_crs(target):
+        return None
+    return osr.CoordinateTransformation(
+        _spatial_reference(target.crs), _spatial_reference(source.crs)
+    )
+
+
+def locate(target: Grid, source: Grid, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Where pixel positions of `target` lie in `source`.
+
+    Args:
+        target: The grid of the given positions.
+        source: The grid of the returned ones.
+        rows: Fractional rows, [n]; 0 is the upper edge of the first row.
+        cols: Fractional columns, [n].
+
+    Returns:
+        Fractional rows and columns in `source`, [n, 2]; infinite where the systems do not map.
+    """
+    x, y = target.coordinates(np.asarray(rows, float), np.asarray(cols, float))
+    transformation = _transformation(source, target)
+    if transformation is not None:
+        points = np.array(
+            transformation.TransformPoints(np.stack([x, y], -1).reshape(-1, 2).tolist())
+        )
+        x, y = points[:, 0], points[:, 1]
+    return np.stack(source.positions(x, y), -1)
+
+
+def footprint(target: Grid, source: Grid, resampling: str = "bilinear") -> Window | None:
+    """The part of `source` that warping onto `target` needs, with the kernel's margin.
+
+    Returns:
+        A window inside `source`, None where the two do not overlap.
+    """
+    rows, cols = np.meshgrid(
+        np.linspace(0, target.height, 9), np.linspace(0, target.width, 9), indexing="ij"
+    )
+    there = locate(target, source, rows.ravel(), cols.ravel())
+    there = there[np.isfinite(there).all(-1)]
+    if not len(there):
+        return None
+    low, high = there.min(0), there.max(0)
+    if (high <= 0).any() or low[0] >= source.height or low[1] >= source.width:
+        return None
+    # A kernel grows with the source pixels that one target pixel covers.
+    step = np.maximum((high - low) / [target.height, target.width], 1.0)
+    margin = np.ceil((_KERNEL_RADIUS[resampling] + 1) * step).astype(int) + 1
+    first = np.maximum(np.floor(low).astype(int) - margin, 0)
+    last = np.minimum(np.ceil(high).astype(int) + margin, [source.height, source.width])
+    return Window(int(first[0]), int(first[1]), *(int(k) for k in last - first))
+
+
+def _memory(pixels: np.ndarray, transform: Sequence[float], crs: str) -> gdal.Dataset:
+    height, width, bands = pixels.shape
+    code = gdal_array.NumericTypeCodeToGDALTypeCode(pixels.dtype.type)
+    memory = gdal.GetDriverByName("MEM").Create("", width, height, bands, code)
+    memory.SetGeoTransform(list(transform))
+    if crs:
+        memory.SetSpatialRef(_spatial_reference(crs))
+    for k in range(bands):
+        memory.GetRasterBand(k + 1).WriteArray(pixels[..., k])
+    return memory
+
+
+def _relative(source: Grid, target: Grid) -> tuple[float, ...]:
+    """The source's geotransform in a frame whose unit is the target's pixel, y upwards.
+
+    GDAL takes the identity for "no geotransform", hence a frame that starts at (1000, 1000).
+    """
+    rows, cols = target.positions(
+        *source.coordinates(np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0]))
+    )
+    return (
+        1000 + cols[0],
+        cols[1] - cols[0],
+        cols[2] - cols[0],
+        1000 - rows[0],
+        rows[0] - rows[1],
+        rows[0] - rows[2],
+    )
+
+
+def warp(
+    pixels: np.ndarray, source: Grid, target: Grid, resampling: str, valid: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves an image from one grid onto another in one interpolation.
+
+    Invalid pixels carry no weight: image × valid and valid are interpolated alike and divided.
+
+    Args:
+        pixels: (H, W, B) image on `source`.
+        source: The image's grid.
+        target: The wanted grid.
+        resampling: One of `RESAMPLING`; "bilinear" and "cubic" widen their kernel when they go
+            to larger pixels, "average" weighs by area.
+        valid: (H, W) bool; all are valid where None.
+
+    Returns:
+        The image on `target`, (H', W', B) — float32, or the type of `pixels` for "nearest", where
+        every value is one of the source's — and the valid share of each target pixel's kernel,
+        (H', W') float32 in 0–1 (0 outside the source).
+    """
+    if valid is None:
+        valid = np.ones(pixels.shape[:2], bool)
+    if resampling == "nearest":
+        moved = _warp_bands(pixels, source, target, resampling)
+        share = _warp_bands(valid[..., None].astype(np.uint8), source, target, resampling)
+        return moved, share[..., 0].astype(np.float32)
+    weighted = np.concatenate(
+        [np.where(valid[..., None], pixels, 0), valid[..., None]], -1, dtype=np.float32
+    )
+    moved = _warp_bands(weighted, source, target, resampling)
+    share = moved[..., -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        image = np.where(share[..., None] > 0, moved[..., :-1] / share[..., None], np.float32(0))
+    return image, np.clip(share, 0, 1)
+
+
+def _warp_bands(pixels: np.ndarray, source: Grid, target: Grid, resampling: str) -> np.ndarray:
+    if source.same_crs(target):
+        # One affine map: in the target's own pixels it is exact and needs no CRS at all.
+        given = _memory(pixels, _relative(source, target), "")
+        frame: Sequence[float] = (1000.0, 1.0, 0.0, 1000.0, 0.0, -1.0)
+        system = ""
+        error = 0.0
+    else:
+        given = _memory(pixels, source.transform, source.crs)
+        frame, system = target.transform, target.crs
+        middle = [target.height / 2, target.height / 2 + 1], [target.width / 2] * 2
+        there = locate(target, source, *(np.array(k) for k in middle))
+        step = float(np.abs(there[1] - there[0]).max())
+        error = _TRANSFORM_ERROR * step if math.isfinite(step) and step > 0 else 0.0
+    empty = np.zeros((*target.shape, pixels.shape[-1]), pixels.dtype)
+    wanted = _memory(empty, frame, system)
+    gdal.Warp(
+        wanted,
+        given,
+        options=gdal.WarpOptions(
+            resampleAlg=RESAMPLING[resampling], errorThreshold=error, multithread=False
+        ),
+    )
+    return np.moveaxis(wanted.ReadAsArray().reshape(pixels.shape[-1], *target.shape), 0, -1)
+
+
+# --- writing ---
+
+_CREATION = {
+    "GTiff": (
+        "TILED=YES",
+        "BLOCKXSIZE=256",
+        "BLOCKYSIZE=256",
+        "COMPRESS=DEFLATE",
+        "BIGTIFF=IF_SAFER",
+    ),
+    "ENVI": (),
+    "COG": ("COMPRESS=DEFLATE", "BLOCKSIZE=256", "BIGTIFF=IF_SAFER"),
+}
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A scratch name beside `path`; what is written there takes the final names at the end.
+
+    A format may write several files (data and header). The main one is moved last, so that it is
+    never there without the others.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise errors.InputError(f"{path}: expected a writable folder, found: {error}.") from None
+    try:
+        yield folder / path.name
+        for made in sorted(folder.iterdir(), key=lambda k: k.name == path.name):
+            made.replace(path.parent / made.name)
+    except (RuntimeError, OSError) as error:
+        raise errors.InputError(f"{path}: could not be written: {_reason(error)}.") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Writer:
+    """A raster that is being written, window by window; see `create`."""
+
+    def __init__(self, handle: gdal.Dataset):
+        self._handle = handle
+
+    def write(self, window: Window, pixels: np.ndarray, bands: Sequence[int] = ()) -> None:
+        """Writes (H, W, B) pixels into a window.
+
+        Args:
+            window: Where.
+            pixels: What, in the raster's type.
+            bands: 1-based band numbers; the first ones where empty.
+        """
+        for k in range(pixels.shape[-1]):
+            band = self._handle.GetRasterBand(bands[k] if bands else k + 1)
+            band.WriteArray(pixels[..., k], window.col, window.row)
+
+
+@contextlib.contextmanager
+def create(
+    path: str | Path,
+    grid: Grid,
+    *,
+    bands: int,
+    dtype: str | np.dtype,
+    driver: str = "GTiff",
+    nodata: float | None = None,
+    band_names: Sequence[str] | None = None,
+    scale: float | Sequence[float] | None = None,
+    offset: float | Sequence[float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    interleave: str | None = None,
+) -> Iterator[Writer]:
+    """A raster to be written window by window; it takes its name when the block ends well.
+
+    Args:
+        path: The file.
+        grid: Its grid.
+        bands: Number of bands.
+        dtype: NumPy type of the pixels.
+        driver: GDAL's name of the format; "COG" is built from a scratch GeoTIFF at the end.
+        nodata: The value that means "no data".
+        band_names: One name a band.
+        scale: Reflectance per digital number, one for all bands or one each.
+        offset: Reflectance at 0, likewise.
+        tags: Metadata of the file.
+        options: Creation options, "KEY=VALUE", beside the house's own.
+        interleave: "BSQ", "BIL" or "BIP".
+
+    Raises:
+        InputError: The file cannot be written: folder, permission, a full disk.
+    """
+    path = Path(path)
+    if interleave:
+        names = {"BSQ": "BAND", "BIL": "LINE", "BIP": "PIXEL"}
+        value = names[interleave] if driver in ("GTiff", "COG") else interleave
+        options = (*options, f"INTERLEAVE={value}")
+    options = (*_CREATION.get(driver, ()), *options)
+    code = gdal_array.NumericTypeCodeToGDALTypeCode(np.dtype(dtype).type)
+    with _replacing(path) as scratch, _raising_errors():
+        staged = driver == "COG"
+        made = scratch.with_name(f"{scratch.name}.scratch.tif") if staged else scratch
+        handle = gdal.GetDriverByName("GTiff" if staged else driver).Create(
+            str(made),
+            grid.width,
+            grid.height,
+            bands,
+            code,
+            options=list(_CREATION["GTiff"] if staged else options),
+        )
+        _describe(handle, grid, nodata, band_names, scale, offset, tags)
+        if driver == "ENVI":  # whose header would name the scratch file
+            handle.SetMetadataItem("description", path.name, "ENVI")
+        yield Writer(handle)
+        handle.FlushCache()
+        if staged:
+            gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=list(options))
+            made.unlink()
+        del handle
+
+
+@contextlib.contextmanager
+def _raising_errors() -> Iterator[None]:
+    """Raises what GDAL only reports: an error while it closes a file, such as a full disk."""
+    reported: list[str] = []
+
+    def handler(level: int, _: int, message: str) -> None:
+        if level >= gdal.CE_Failure:
+            reported.append(message)
+
+    gdal.PushErrorHandler(handler)
+    try:
+        yield
+    finally:
+        gdal.PopErrorHandler()
+    if reported:
+        raise RuntimeError(reported[0])
+
+
+def _describe(
+    handle: gdal.Dataset,
+    grid: Grid,
+    nodata: float | None,
+    band_names: Sequence[str] | None,
+    scale: float | Sequence[float] | None,
+    offset: float | Sequence[float] | None,
+    tags: Mapping[str, str] | None,
+) -> None:
+    """Sets all that a file states beside its pixels, before the first pixel is written."""
+    if grid.geotransform:
+        handle.SetGeoTransform(list(grid.geotransform))
+    if grid.crs:
+        handle.SetProjection(grid.crs)
+    if tags:
+        handle.SetMetadata(dict(tags))
+    for k in range(handle.RasterCount):
+        band = handle.GetRasterBand(k + 1)
+        if nodata is not None:
+            band.SetNoDataValue(float(nodata))
+        if band_names:
+            band.SetDescription(band_names[k])
+        for value, setter in ((scale, band.SetScale), (offset, band.SetOffset)):
+            if value is not None:
+                setter(float(value if np.isscalar(value) else value[k]))  # type: ignore[index]
+
+
+def write(
+    path: str | Path,
+    pixels: np.ndarray,
+    grid: Grid,
+    *,
+    driver: str = "GTiff",
+    nodata: float | None = None,
+    band_names: Sequence[str] | None = None,
+    scale: float | Sequence[float] | None = None,
+    offset: float | Sequence[float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    interleave: str | None = None,
+) -> None:
+    """Writes a whole (H, W, B) image; it is there whole or not at all.
+
+    The arguments are `create`'s.
+    """
+    if pixels.shape[:2] != grid.shape:
+        raise ValueError(f"{path}: image {pixels.shape[:2]} on a grid {grid.shape}")
+    with create(
+        path,
+        grid,
+        bands=pixels.shape[2],
+        dtype=pixels.dtype,
+        driver=driver,
+        nodata=nodata,
+        band_names=band_names,
+        scale=scale,
+        offset=offset,
+        tags=tags,
+        options=options,
+        interleave=interleave,
+    ) as raster:
+        raster.write(grid.window, pixels)
