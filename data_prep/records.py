@@ -18,6 +18,7 @@ Reflectance is `DN * scale + offset`, with each side's own `Encoding`.
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,18 +49,31 @@ class Encoding:
         scale: Reflectance per digital number.
         offset: Reflectance at digital number 0.
         fill: The digital number of an invalid pixel, or None where none is set apart.
+        valid_min: The least valid digital number, or None for no bound.
+        valid_max: The greatest, or None for no bound.
     """
 
     dtype: str = "int16"
     scale: float = 1e-4
     offset: float = 0.0
     fill: float | None = None
+    valid_min: float | None = None
+    valid_max: float | None = None
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise errors.InputError(f"dtype: expected one of {DTYPES}, found '{self.dtype}'.")
         if not self.scale > 0:
             raise errors.InputError(f"scale: expected a number above 0, found {self.scale}.")
+
+    @property
+    def nodata(self) -> float:
+        """What an output in this encoding holds where nothing is known: `fill`, or a value that
+        the dtype can spare.
+        """
+        if self.fill is not None:
+            return self.fill
+        return {"int16": -32768, "uint8": 0, "uint16": 0, "float32": math.nan}[self.dtype]
 
     def reflectance(self, dn: np.ndarray) -> np.ndarray:
         """Digital numbers of any shape to float32 reflectance."""
@@ -134,7 +148,7 @@ class DatasetInfo:
         path = Path(folder) / INFO_FILE
         temporary = path.with_suffix(f".tmp{os.getpid()}")
         temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, folder: str | Path) -> "DatasetInfo":

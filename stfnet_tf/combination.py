@@ -1,0 +1,124 @@
+"""Two predictions of one image, from before and from after, to one (Liu et al. 2019, II-D).
+
+F̂2⁺ = g⁻¹(g(F1) + F̂12) and F̂2⁻ = g⁻¹(g(F3) − F̂23) are weighted by how little the coarse image
+changed on each side: w⁺ = (1/v12) / (1/v12 + 1/v23) = v23 / (v12 + v23).
+"""
+
+import typing
+
+import tensorflow as tf
+
+from stfnet_tf import presets, psf
+
+# A change below this reflectance is noise, so neither side is preferred for it.
+NOISE = 1e-3
+
+
+class Fused(typing.NamedTuple):
+    """What is known of F2; all [batch, height, width, ·].
+
+    Attributes:
+        f2: Reflectance, [.., bands]; 0 where `sides` is 0.
+        quality: Expected absolute error, reflectance, [.., bands].
+        sides: uint8, [.., 1]: 3 both streams, 1 forward only, 2 backward only, 0 none.
+    """
+
+    f2: tf.Tensor
+    quality: tf.Tensor
+    sides: tf.Tensor
+
+
+def mean_absolute_change(c12: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """v12 = mean|C12| over each image's valid pixels.
+
+    Args:
+        c12: Reflectance change, [batch, height, width, bands].
+        valid: [batch, height, width, 1].
+
+    Returns:
+        [batch, bands]; 0 for an image without a valid pixel.
+    """
+    valid = tf.cast(valid, c12.dtype)
+    total = tf.reduce_sum(tf.abs(c12) * valid, (1, 2))
+    return total / tf.maximum(tf.reduce_sum(valid, (1, 2)), 1.0)
+
+
+def forward_weight(
+    c12: tf.Tensor,
+    c23: tf.Tensor,
+    valid12: tf.Tensor,
+    valid23: tf.Tensor,
+    config: presets.ModelConfig,
+    v12: tf.Tensor | None = None,
+    v23: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """w⁺, the weight of F̂2⁺ where both predictions exist.
+
+    Args:
+        c12: Coarse change, reflectance, [batch, height, width, bands].
+        c23: The same from t2 to t3.
+        valid12: Where `c12` is known, [batch, height, width, 1].
+        valid23: Where `c23` is known.
+        config: `combination` and its parameters.
+        v12: With "global": the whole image's mean|C12|, [batch, bands], where `c12` is only a
+            tile of it; taken from `c12` when None.
+        v23: The same for `c23`.
+
+    Returns:
+        Broadcasts against [batch, height, width, bands], within 0–1.
+    """
+    if config.combination == "equal":
+        return tf.fill([1, 1, 1, 1], 0.5)
+    if config.combination == "global":
+        v12 = mean_absolute_change(c12, valid12) if v12 is None else v12
+        v23 = mean_absolute_change(c23, valid23) if v23 is None else v23
+        v12, v23 = v12[:, None, None, :], v23[:, None, None, :]
+        weight = (v23 + NOISE) / (v12 + v23 + 2 * NOISE)
+        weight = tf.where(v12 - v23 > config.switch, 0.0, weight)
+        return tf.where(v23 - v12 > config.switch, 1.0, weight)
+    sigma = config.combination_sigma * config.ratio
+    v12, _ = psf.normalised_blur(tf.abs(c12), valid12, sigma)
+    v23, _ = psf.normalised_blur(tf.abs(c23), valid23, sigma)
+    return (v23 + NOISE) / (v12 + v23 + 2 * NOISE)
+
+
+def combine(
+    forward: tf.Tensor,
+    backward: tf.Tensor,
+    valid_forward: tf.Tensor,
+    valid_backward: tf.Tensor,
+    weight: tf.Tensor,
+    sigma: float,
+) -> Fused:
+    """F̂2 = w⁺ F̂2⁺ + (1 − w⁺) F̂2⁻; where one side is invalid the other stands alone.
+
+    The quality layer follows from two predictions with independent errors whose weights are
+    inverse to their variances: the variance of their mean is w⁺ (1 − w⁺) E[(F̂2⁺ − F̂2⁻)²], the
+    expectation taken over a neighbourhood; for a Gaussian, E|e| = √(2/π) · √variance. Where one
+    side stands alone, its error is of the order of the disagreement itself, which is then not
+    known at the pixel and is taken from the neighbourhood.
+
+    Args:
+        forward: F̂2⁺, reflectance, [batch, height, width, bands].
+        backward: F̂2⁻.
+        valid_forward: Where F̂2⁺ stands, bool, [batch, height, width, 1].
+        valid_backward: Where F̂2⁻ stands.
+        weight: w⁺, broadcasts against `forward`.
+        sigma: σ, in pixels, of the neighbourhood of the quality layer.
+
+    Returns:
+        The fused image, its quality and where it comes from.
+    """
+    both = valid_forward & valid_backward
+    weight = tf.where(both, tf.broadcast_to(weight, tf.shape(forward)), 1.0)
+    weight = tf.where(valid_forward, weight, 0.0)
+    f2 = tf.where(weight > 0, weight * forward, 0.0)
+    f2 += tf.where(valid_backward & (weight < 1), (1 - weight) * backward, 0.0)
+
+    disagreement = tf.where(both, forward - backward, 0.0)
+    variance, _ = psf.normalised_blur(disagreement**2, tf.cast(both, f2.dtype), sigma)
+    share = tf.where(both, weight * (1 - weight), 1.0)
+    quality = tf.sqrt(2.0 / 3.14159265 * share * variance)
+
+    sides = tf.cast(valid_forward, tf.uint8) + 2 * tf.cast(valid_backward, tf.uint8)
+    return Fused(f2, tf.where(sides > 0, quality, 0.0), sides)

@@ -1,0 +1,162 @@
+"""Digital numbers in, digital numbers out: the one function that `fuse` runs and `export` saves.
+
+Scaling, masks, change operator, streams and combination are all in its graph, so a client sends
+what its rasters hold and gets what its rasters hold back.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from data_prep import records
+from stfnet_tf import model as stfnet_model
+
+BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
+FORWARD = ("f1", "c1", "c2")
+
+
+class Fusion(tf.Module):
+    """A StfNet with the encodings of its images.
+
+    Every method takes images in digital numbers, [batch, height, width, bands] in their side's
+    dtype, and returns
+
+        f2       digital numbers in the fine images' encoding; `nodata` where nothing is known
+        quality  expected absolute error in reflectance, float32; NaN where nothing is known
+        sides    uint8 [batch, height, width, 1]: 3 both streams, 1 forward only, 2 backward
+                 only, 0 none
+
+    A pixel is invalid where its mask says so, where it holds the fill value, lies outside the
+    valid range or is no number; in that order of precedence nothing overrides an invalid pixel.
+
+    Args:
+        model: The network.
+        info: Encodings and band names.
+    """
+
+    def __init__(self, model: stfnet_model.StfNet, info: records.DatasetInfo):
+        super().__init__(name="stfnet_fusion")
+        self.model = model
+        self.info = info
+        bands = len(info.bands)
+        image = {
+            k: tf.TensorSpec([None, None, None, bands], info.encoding(k).dtype, name=k)
+            for k in BOTH_SIDES
+        }
+        valid = {
+            f"valid_{k}": tf.TensorSpec([None, None, None], tf.bool, name=f"valid_{k}")
+            for k in BOTH_SIDES
+        }
+        change = {k: tf.TensorSpec([None, bands], tf.float32, name=k) for k in ("v12", "v23")}
+        self.serving_default = tf.function(
+            lambda **images: self._fuse(images), input_signature=None
+        ).get_concrete_function(**image)
+        self.fuse_masked = tf.function(lambda **batch: self._fuse(batch)).get_concrete_function(
+            **image, **valid
+        )
+        self.fuse_tile = tf.function(lambda **batch: self._fuse(batch)).get_concrete_function(
+            **image, **valid, **change
+        )
+        self.forward_only = tf.function(
+            lambda **images: self._forward(images)
+        ).get_concrete_function(**{k: image[k] for k in FORWARD})
+        self.serialized_examples = tf.function(
+            lambda **inputs: self._examples(inputs["examples"])
+        ).get_concrete_function(examples=tf.TensorSpec([None], tf.string, name="examples"))
+
+    @property
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """The SavedModel's signatures by name."""
+        return {
+            "serving_default": self.serving_default,
+            "fuse_masked": self.fuse_masked,
+            "fuse_tile": self.fuse_tile,
+            "forward_only": self.forward_only,
+            "serialized_examples": self.serialized_examples,
+        }
+
+    def _fuse(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        prepared = {}
+        for k in BOTH_SIDES:
+            prepared[k], valid = decode(batch[k], self.info.encoding(k))
+            if f"valid_{k}" in batch:
+                valid &= batch[f"valid_{k}"][..., None]
+            prepared[k] = tf.where(valid, prepared[k], 0.0)
+            prepared[f"valid_{k}"] = tf.cast(valid, tf.float32)
+        fused = self.model.fuse(prepared, batch.get("v12"), batch.get("v23"))
+        known = fused.sides > 0
+        return {
+            "f2": encode(fused.f2, known, self.info.fine),
+            "quality": tf.where(known, fused.quality, np.nan),
+            "sides": fused.sides,
+        }
+
+    def _forward(self, images: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """No later pair: the images of t3 count as nowhere valid."""
+        nowhere = tf.zeros(tf.shape(images["f1"])[:3], tf.bool)
+        absent = {k: tf.zeros_like(images[k[0] + "1"]) for k in ("f3", "c3")}
+        absent |= {f"valid_{k}": nowhere for k in ("f3", "c3")}
+        return self._fuse({**images, **absent})
+
+    def _examples(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Records of one tile size."""
+        specs = {}
+        for k in BOTH_SIDES:
+            specs[k] = tf.TensorSpec(
+                [None, None, len(self.info.bands)], self.info.encoding(k).dtype
+            )
+            specs[f"valid_{k}"] = tf.TensorSpec([None, None], tf.bool)
+
+        def parse(example):
+            parsed = records.parse(example, self.info)
+            return {k: parsed[k][..., 0] if k.startswith("valid") else parsed[k] for k in specs}
+
+        return self._fuse(tf.map_fn(parse, serialized, fn_output_signature=specs))
+
+
+def decode(dn: tf.Tensor, encoding: records.Encoding) -> tuple[tf.Tensor, tf.Tensor]:
+    """Digital numbers to reflectance.
+
+    Args:
+        dn: [batch, height, width, bands].
+        encoding: What the digital numbers mean.
+
+    Returns:
+        Reflectance, float32, 0 where not a number; and where all bands are valid, bool [batch,
+        height, width, 1].
+    """
+    value = tf.cast(dn, tf.float32)
+    valid = tf.math.is_finite(value)
+    if encoding.fill is not None and np.isfinite(encoding.fill):
+        valid &= value != np.float32(encoding.fill)
+    if encoding.valid_min is not None:
+        valid &= value >= encoding.valid_min
+    if encoding.valid_max is not None:
+        valid &= value <= encoding.valid_max
+    reflectance = tf.where(valid, value, 0.0) * encoding.scale + encoding.offset
+    return reflectance, tf.reduce_all(valid, -1, keepdims=True)
+
+
+def encode(reflectance: tf.Tensor, known: tf.Tensor, encoding: records.Encoding) -> tf.Tensor:
+    """Reflectance to digital numbers: rounded, held within the dtype and off its nodata value.
+
+    Args:
+        reflectance: [batch, height, width, bands].
+        known: bool, [batch, height, width, 1].
+        encoding: What the digital numbers mean.
+
+    Returns:
+        [batch, height, width, bands] in the encoding's dtype, its `nodata` where not known.
+    """
+    dtype = tf.as_dtype(encoding.dtype)
+    value = (reflectance - encoding.offset) / encoding.scale
+    nodata = encoding.nodata
+    if dtype.is_integer:
+        low, high = float(dtype.min), float(dtype.max)
+        low += nodata == low
+        high -= nodata == high
+        value = tf.round(tf.clip_by_value(value, low, high))
+        # A prediction that happens to equal the nodata value would vanish.
+        value = tf.where(value == nodata, nodata + 1.0, value)
+    return tf.cast(tf.where(known, value, nodata), dtype)

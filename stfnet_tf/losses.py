@@ -1,0 +1,85 @@
+"""The terms of the loss: masked means, exact over the global batch.
+
+A term is a sum and a count, kept apart until both are summed over all replicas; so the loss, and
+its gradient, are those of one device that sees the whole global batch, whatever the number of
+replicas and however uneven the last batch.
+"""
+
+import typing
+from collections.abc import Iterable, Mapping
+
+import tensorflow as tf
+
+from stfnet_tf import presets, strategies
+
+
+class Masked(typing.NamedTuple):
+    """Sum of squared errors over valid values, and how many there were; both scalars."""
+
+    total: tf.Tensor
+    count: tf.Tensor
+
+
+def squared_error(predicted: tf.Tensor, true: tf.Tensor, weight: tf.Tensor) -> Masked:
+    """Σ weight (predicted − true)² over this replica's share of the batch.
+
+    Args:
+        predicted: [batch, height, width, bands].
+        true: Same shape; anything, NaN included, where `weight` is 0.
+        weight: [batch, height, width, 1], 0–1.
+
+    Returns:
+        The sum and Σ weight · bands. Both are 0, with a gradient of 0, where nothing is valid.
+    """
+    weight = tf.cast(weight, predicted.dtype)
+    # The inner where keeps an invalid pixel's NaN out of the gradient, not only out of the sum.
+    error = tf.where(weight > 0, predicted - true, 0.0)
+    total = tf.reduce_sum(weight * error**2)
+    return Masked(total, tf.reduce_sum(weight) * tf.cast(tf.shape(predicted)[-1], weight.dtype))
+
+
+def global_mean(parts: Iterable[Masked]) -> tf.Tensor:
+    """This replica's share of Σ over `parts` of total / count, counts taken over all replicas.
+
+    Summed over the replicas, the result is the value over the global batch.
+    """
+    return tf.add_n(
+        [part.total / tf.maximum(strategies.all_sum(part.count), 1.0) for part in parts]
+    )
+
+
+# Terms that every model has, then those that a weight of 0 leaves out of the computation.
+TERMS = ("reconstruction", "temporal_consistency")
+OPTIONAL_TERMS = ("coarse_consistency", "time_reversal", "rest")
+
+
+class Weights:
+    """The weight of each term of a model's loss.
+
+    The weights are variables, so that a schedule can move them while a compiled step runs. The
+    object is a plain one, so that Keras does not count them among the model's weights.
+
+    Args:
+        config: The initial values; an optional term whose weight is 0 is not computed at all.
+    """
+
+    def __init__(self, config: presets.ModelConfig):
+        initial = {"reconstruction": 1.0} | {
+            name: getattr(config, name) for name in (*TERMS[1:], *OPTIONAL_TERMS)
+        }
+        self.variables = {
+            name: tf.Variable(value, trainable=False, dtype=tf.float32, name=f"{name}_weight")
+            for name, value in initial.items()
+            if name in TERMS or value
+        }
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms that are computed."""
+        return tuple(self.variables)
+
+    def total(self, terms: Mapping[str, Iterable[Masked]]) -> dict[str, tf.Tensor]:
+        """This replica's share of each term, unweighted, and of their weighted sum, "loss"."""
+        values = {name: global_mean(parts) for name, parts in terms.items()}
+        weighted = [self.variables[name] * value for name, value in values.items()]
+        return {"loss": tf.add_n(weighted), **values}

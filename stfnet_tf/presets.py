@@ -1,0 +1,197 @@
+"""What a StfNet is: one frozen dataclass, saved beside the checkpoints, that rebuilds the model.
+
+No TensorFlow here, so that a program can list its options without loading it.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep import errors
+
+CONFIG_FILE = "model.json"
+CHANGE_OPERATORS = ("difference", "log", "logit")
+COMBINATIONS = ("equal", "global", "local")
+SUPERVISIONS = ("pair", "triplet")
+
+# Full width at half maximum of a Gaussian / its standard deviation.
+FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Every choice that defines a StfNet; symbols as in Liu et al. 2019.
+
+    Attributes:
+        bands: Band names, in the order of the images' last axis.
+        preset: The name of the preset that the values started from.
+
+        filters: Number of filters of each hidden layer of a stream.
+        kernel_sizes: Kernel height and width of each layer of a stream, the output layer's last.
+        per_band: One network a band instead of one for all bands.
+        shared_streams: Both streams share one set of weights.
+        residual: A stream predicts F̂ − C, the fine change beyond the coarse one, so that an
+            untrained network already yields fine + coarse change.
+        change: The pointwise g whose difference g(Fj) − g(Fi) is "the change": "difference" is
+            g(x) = x, "log" relative change, "logit" keeps every prediction inside 0–1.
+        coarse_filter: σ of the Gaussian that low-passes the coarse change before the streams, in
+            coarse pixels; 0 leaves it as it is.
+        gain: Reflectance changes are multiplied by this before the network and divided after it;
+            it only conditions the optimisation.
+
+        combination: How F̂2⁺ and F̂2⁻ are weighted: "equal"; "global", inverse to the mean
+            absolute coarse change of the whole image per band; "local", inverse to the coarse
+            change around each pixel.
+        switch: With "global": where |v12 − v23| exceeds this reflectance, the nearer date alone.
+        combination_sigma: With "local": σ of the neighbourhood, in coarse pixels.
+
+        ratio: Coarse pixel size / fine pixel size.
+        psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in
+            coarse pixels.
+
+        supervision: "pair": F2 is never known, the streams learn from C13 → F13; "triplet": F2
+            is known on the training dates.
+        temporal_consistency: λ, the weight of ‖F̂12 + F̂23 − F13‖².
+        coarse_consistency: The weight of ‖PSF ∗ F̂12 − C12‖² + ‖PSF ∗ F̂23 − C23‖².
+        time_reversal: The weight of S1(−C13, F3) = −F13 and S2(−C13, F1) = −F13.
+        rest: The weight of S(0, F) = 0.
+    """
+
+    bands: tuple[str, ...]
+    preset: str = "paper"
+
+    filters: tuple[int, ...] = (32, 16)
+    kernel_sizes: tuple[int, ...] = (9, 5, 5)
+    per_band: bool = False
+    shared_streams: bool = False
+    residual: bool = False
+    change: str = "difference"
+    coarse_filter: float = 0.0
+    gain: float = 10.0
+
+    combination: str = "global"
+    switch: float = 0.2
+    combination_sigma: float = 1.0
+
+    ratio: float = 16.0
+    psf_fwhm: float = 1.0
+
+    supervision: str = "triplet"
+    temporal_consistency: float = 1.0
+    coarse_consistency: float = 0.0
+    time_reversal: float = 0.0
+    rest: float = 0.0
+
+    def __post_init__(self):
+        for name in ("bands", "filters", "kernel_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._one_of("change", CHANGE_OPERATORS)
+        self._one_of("combination", COMBINATIONS)
+        self._one_of("supervision", SUPERVISIONS)
+        if not self.bands:
+            raise errors.InputError("bands: expected at least one band name, found none.")
+        if len(self.kernel_sizes) != len(self.filters) + 1:
+            raise errors.InputError(
+                f"kernel_sizes: expected one more than the {len(self.filters)} filters, "
+                f"found {len(self.kernel_sizes)}."
+            )
+        if any(size < 1 or size % 2 == 0 for size in self.kernel_sizes):
+            raise errors.InputError(
+                f"kernel_sizes: expected odd sizes, so that an output pixel has a centre, "
+                f"found {self.kernel_sizes}."
+            )
+        for name in ("gain", "ratio", "psf_fwhm", "combination_sigma"):
+            self._in_range(name, low_open=True)
+        for name in (
+            "coarse_filter",
+            "switch",
+            "temporal_consistency",
+            "coarse_consistency",
+            "time_reversal",
+            "rest",
+        ):
+            self._in_range(name, low_open=False)
+
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise errors.InputError(
+                f"{name}: expected one of {', '.join(allowed)}; found '{getattr(self, name)}'."
+            )
+
+    def _in_range(self, name: str, low_open: bool) -> None:
+        value = getattr(self, name)
+        if not math.isfinite(value) or value < 0 or (low_open and value == 0):
+            bound = "above 0" if low_open else "of at least 0"
+            raise errors.InputError(f"{name}: expected a number {bound}, found {value}.")
+
+    @property
+    def psf_sigma(self) -> float:
+        """σ of the coarse sensor's point spread function, in fine pixels."""
+        return self.psf_fwhm * self.ratio / FWHM_PER_SIGMA
+
+    @property
+    def coarse_filter_sigma(self) -> float:
+        """σ of the coarse change's low-pass filter, in fine pixels."""
+        return self.coarse_filter * self.ratio
+
+    @property
+    def receptive_field(self) -> int:
+        """Height and width, in pixels, of what one output pixel of a stream sees."""
+        return 1 + sum(size - 1 for size in self.kernel_sizes)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `model.json` into `folder`, whole or not at all."""
+        path = Path(folder) / CONFIG_FILE
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ModelConfig":
+        """Reads `model.json` from `folder`.
+
+        Raises:
+            InputError: There is no such file, or it does not describe a model.
+        """
+        path = Path(folder) / CONFIG_FILE
+        try:
+            return cls(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise errors.InputError(
+                f"{path}: expected the model description that training writes, found no such file."
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise errors.InputError(
+                f"{path}: expected a model description, found: {error}."
+            ) from None
+
+
+# What each preset sets apart from the defaults above. `paper` is what re-implementations of Liu
+# et al. 2019 agree on, and never changes.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "plus": {
+        "residual": True,
+        "coarse_filter": 1.0,
+        "combination": "local",
+        "coarse_consistency": 1.0,
+    },
+}
+
+
+def build(preset: str, **changes: Any) -> ModelConfig:
+    """Returns the configuration of a preset with some of its fields changed.
+
+    Args:
+        preset: A key of `PRESETS`.
+        **changes: Fields of `ModelConfig`; `bands` is always needed.
+
+    Raises:
+        InputError: An unknown preset, or a value that its field does not allow.
+    """
+    if preset not in PRESETS:
+        raise errors.InputError(f"preset: expected one of {', '.join(PRESETS)}; found '{preset}'.")
+    return ModelConfig(**{**PRESETS[preset], **changes, "preset": preset})
