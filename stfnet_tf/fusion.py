@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from data_prep import records
 from stfnet_tf import model as stfnet_model
+from stfnet_tf import presets, psf
 
 BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
 FORWARD = ("f1", "c1", "c2")
@@ -113,6 +114,15 @@ class Fusion(tf.Module):
             return {k: parsed[k][..., 0] if k.startswith("valid") else parsed[k] for k in specs}
 
         return self._fuse(tf.map_fn(parse, serialized, fn_output_signature=specs))
+
+
+def halo(config: presets.ModelConfig) -> int:
+    """How many pixels beyond a tile its result depends on, all outputs included."""
+    coarse = psf.radius(config.coarse_filter_sigma)
+    stream = config.receptive_field // 2
+    quality = stream + psf.radius(config.psf_sigma)
+    weights = psf.radius(config.combination_sigma * config.ratio)
+    return coarse + max(quality, weights if config.combination == "local" else 0)
 
 
 def decode(dn: tf.Tensor, encoding: records.Encoding) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,30 @@
+# make demo   the main job on a simulated landscape, from rasters to a served model
+# make test   the checks and the tests
+# Either does its whole set-up first, once.
+
+# What the README names, and nothing that a shell may have left behind.
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+.PHONY: demo test test-oldest lint
+
+EXTRAS := dev,distributed
+RUN := .venv/bin/python -m
+
+demo:
+	@./install.sh .venv $(EXTRAS)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" ./demo.sh demo
+
+lint:
+	@./install.sh .venv $(EXTRAS)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: lint
+	$(RUN) pytest
+
+# The oldest supported TensorFlow, and TensorFlow Addons with it.
+test-oldest:
+	@./install.sh .venv-oldest dev,addons
+	TF_USE_LEGACY_KERAS=1 .venv-oldest/bin/python -m pytest

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stfnet_tf import combination, presets
+
+
+def images(*values: float) -> list[tf.Tensor]:
+    return [tf.fill([1, 6, 6, 1], value) for value in values]
+
+
+def config(**changes) -> presets.ModelConfig:
+    return presets.build("paper", bands=("red",), **changes)
+
+
+def weight(v12: float, v23: float, **changes) -> float:
+    ones = tf.ones([1, 6, 6, 1])
+    result = combination.forward_weight(*images(v12, v23), ones, ones, config(**changes))
+    return float(np.mean(result))
+
+
+@pytest.mark.parametrize("kind", ["global", "local"])
+def test_the_side_that_changed_less_weighs_more(kind):
+    # (1/0.03) / (1/0.03 + 1/0.01) = 0.25, up to the noise floor.
+    assert weight(0.03, -0.01, combination=kind) == pytest.approx(0.25, abs=0.02)
+
+
+def test_beyond_the_switch_the_nearer_date_stands_alone():
+    assert weight(0.35, 0.1) == 0.0
+    assert weight(0.1, -0.35) == 1.0
+    assert 0 < weight(0.25, 0.1) < 0.5
+
+
+def test_equal_weights():
+    assert weight(0.3, 0.01, combination="equal") == 0.5
+
+
+def test_no_change_at_all_weighs_both_alike():
+    assert weight(0.0, 0.0) == 0.5
+
+
+def test_mean_absolute_change_counts_valid_pixels_alone():
+    change = tf.constant([[[[0.1], [-0.3]], [[9.0], [0.2]]]])
+    valid = tf.constant([[[[1.0], [1.0]], [[0.0], [1.0]]]])
+    np.testing.assert_allclose(combination.mean_absolute_change(change, valid), [[0.2]], rtol=1e-6)
+
+
+def test_one_side_stands_in_where_the_other_is_invalid():
+    forward, backward = images(0.2, 0.4)
+    valid_forward = np.ones((1, 6, 6, 1), bool)
+    valid_backward = np.ones((1, 6, 6, 1), bool)
+    valid_forward[0, 0], valid_backward[0, :, 0] = False, False
+    # NaN where invalid must not leak.
+    forward = tf.where(valid_forward, forward, np.nan)
+    backward = tf.where(valid_backward, backward, np.nan)
+    fused = combination.combine(
+        forward, backward, tf.constant(valid_forward), tf.constant(valid_backward), 0.75, 1.0
+    )
+    f2, sides = fused.f2.numpy()[0, ..., 0], fused.sides.numpy()[0, ..., 0]
+    np.testing.assert_allclose(f2[1:, 1:], 0.25, rtol=1e-6)
+    np.testing.assert_allclose(f2[0, 1:], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(f2[1:, 0], 0.2, rtol=1e-6)
+    assert f2[0, 0] == 0
+    assert (sides[2, 2], sides[0, 2], sides[2, 0], sides[0, 0]) == (3, 2, 1, 0)
+    assert np.all(np.isfinite(fused.quality))
+
+
+def test_quality_is_the_expected_error_of_two_independent_predictions():
+    rng = np.random.default_rng(0)
+    truth = 0.3
+    s1, s2 = 0.03, 0.01
+    shape = (1, 200, 200, 1)
+    forward = truth + rng.normal(0, s1, shape).astype(np.float32)
+    backward = truth + rng.normal(0, s2, shape).astype(np.float32)
+    everywhere = tf.ones(shape, tf.bool)
+    w = s2**2 / (s1**2 + s2**2)
+    fused = combination.combine(forward, backward, everywhere, everywhere, w, 10.0)
+    actual = np.mean(np.abs(fused.f2 - truth))
+    assert np.mean(fused.quality) == pytest.approx(actual, rel=0.05)
