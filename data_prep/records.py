@@ -291,13 +291,15 @@ def parse(serialized, info: DatasetInfo) -> dict:
         [tf.debugging.assert_equal(record["bands"], tf.constant(bands, tf.int64), "bands")]
     ):
         for k, name in enumerate(IMAGES):
-            dtype = tf.as_dtype(info.encoding(name).dtype)
-            raw = record[name]
+            image = tf.io.decode_raw(record[name], tf.as_dtype(info.encoding(name).dtype))
+            shape = tf.stack([height, width, bands])
             if name == "f2":
-                size = tf.cast(height * width, tf.int32) * bands * dtype.size
-                zeros = tf.strings.reduce_join(tf.repeat(tf.constant([b"\0"]), size))
-                raw = tf.cond(tf.strings.length(raw) > 0, lambda r=raw: r, lambda z=zeros: z)
-            parsed[name] = tf.reshape(tf.io.decode_raw(raw, dtype), [height, width, bands])
+                image = tf.cond(
+                    tf.size(image) > 0,
+                    lambda known=image, to=shape: tf.reshape(known, to),
+                    lambda absent=image, to=shape: tf.zeros(to, absent.dtype),
+                )
+            parsed[name] = tf.ensure_shape(tf.reshape(image, shape), [None, None, bands])
             parsed[f"valid_{name}"] = tf.bitwise.bitwise_and(bits, np.uint8(1 << k)) > 0
     return parsed
 
