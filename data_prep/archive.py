@@ -1,0 +1,252 @@
+"""Finding a side's files: patterns with named date parts, tables, stacks, sub-datasets, tiles.
+
+An archive's layout is stated in the description (`dataset.Side`); here it becomes, for every
+date, the places of the bands and of the quality layers.
+"""
+
+import dataclasses
+import datetime
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep import errors, rasters
+from data_prep.dataset import Dataset, Date, Quality, Side
+
+_PARTS = {
+    "year": r"\d{4}",
+    "month": r"\d{1,2}",
+    "day": r"\d{1,2}",
+    "doy": r"\d{1,3}",
+    "mon": r"[A-Za-z]{3}",
+    "tile": r"[^/]+?",
+}
+_MONTHS = ("jan feb mar apr may jun jul aug sep oct nov dec").split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One band of one raster.
+
+    Attributes:
+        files: The file, or neighbouring tiles that are joined.
+        subdataset: Name of the sub-dataset inside, "" where the file itself is the raster.
+        band: Band number from 1.
+    """
+
+    files: tuple[str, ...]
+    subdataset: str = ""
+    band: int = 1
+
+    @functools.cached_property
+    def raster(self) -> rasters.Files:
+        """What `rasters` is to open."""
+        names = self.files
+        if self.subdataset:
+            names = tuple(rasters.subdataset(file, self.subdataset) for file in names)
+        return names[0] if len(names) == 1 else names
+
+    def __str__(self):
+        return self.files[0] + (f" ({self.subdataset})" if self.subdataset else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One date's layers.
+
+    Attributes:
+        date: The date that the archive gives.
+        bands: One layer a band, in the records' order.
+        quality: One layer for each of the side's quality layers; None where an optional one is
+            missing.
+    """
+
+    date: Date
+    bands: tuple[Layer, ...]
+    quality: tuple[Layer | None, ...] = ()
+
+
+def find(dataset: Dataset, side: Side) -> dict[Date, Entry]:
+    """Finds all images of one side, by date.
+
+    Raises:
+        InputError: A date does not parse, two files claim one place, a band's file is missing.
+    """
+    if side.stack:
+        return _find_stack(dataset, side)
+    if side.table:
+        found = _find_table(dataset, side)
+    else:
+        found = _match(dataset, side.files, _band_parts(side))
+    masks = [_find_masks(dataset, side, layer) for layer in side.quality]
+    entries = {}
+    for date, files in sorted(found.items()):
+        bands = tuple(_layer(side, files, place, date) for place in side.bands)
+        quality = tuple(
+            _quality_layer(side, layer, mask, files, date)
+            for layer, mask in zip(side.quality, masks, strict=True)
+        )
+        entries[date] = Entry(date, bands, quality)
+    return entries
+
+
+_Found = dict[str, tuple[str, ...]]
+"""Files by their `{band}` part ("" where the pattern has none); several are tiles."""
+
+
+def _split_by_band(side: Side) -> bool:
+    return any("{band}" in pattern for pattern in side.files)
+
+
+def _band_parts(side: Side) -> list[str]:
+    places = [*side.bands, *(layer.band for layer in side.quality if not layer.files)]
+    return [place for place in places if isinstance(place, str)]
+
+
+def _layer(side: Side, files: _Found, place: int | str, date: Date) -> Layer:
+    if not _split_by_band(side):
+        joined = files[""]
+        return Layer(joined, place, 1) if isinstance(place, str) else Layer(joined, "", place)
+    if place not in files:
+        example = next(iter(files.values()))[0]
+        raise errors.InputError(
+            f"{example}: expected beside it a file of band '{place}' for the {side.name} image "
+            f"of {date}, found {', '.join(sorted(files))}."
+        )
+    return Layer(files[str(place)])
+
+
+def _quality_layer(
+    side: Side, layer: Quality, masks: dict[Date, _Found] | None, files: _Found, date: Date
+) -> Layer | None:
+    if masks is None:
+        if layer.optional and _split_by_band(side) and layer.band not in files:
+            return None
+        return _layer(side, files, layer.band, date)
+    if date not in masks:
+        if layer.optional:
+            return None
+        raise errors.InputError(
+            f"{side.name}.quality: expected a file {layer.files[0]} for {date}, found none "
+            f"(optional = true takes such dates as good throughout)."
+        )
+    joined = masks[date][""]
+    band = layer.band
+    return Layer(joined, band, 1) if isinstance(band, str) else Layer(joined, "", band)
+
+
+def _find_masks(dataset: Dataset, side: Side, layer: Quality) -> dict[Date, _Found] | None:
+    return _match(dataset, layer.files, []) if layer.files else None
+
+
+def _find_table(dataset: Dataset, side: Side) -> dict[Date, _Found]:
+    """The table's files; only a test date's fine image may be missing: it is to be predicted."""
+    tested = (
+        {date[1] if isinstance(date, tuple) else date for date in dataset.dates.test}
+        if side.name == "fine"
+        else set()
+    )
+    found: dict[Date, _Found] = {}
+    for date, name in side.table.items():
+        path = dataset.root / name
+        if path.exists():
+            found[date] = {"": (str(path),)}
+        elif date not in tested:
+            raise errors.InputError(
+                f"{path}: expected the {side.name} image of {date} that {dataset.path} names, "
+                f"found no such file."
+            )
+    return found
+
+
+def _find_stack(dataset: Dataset, side: Side) -> dict[Date, Entry]:
+    stack = side.stack
+    assert stack is not None
+    names = list(side.table.values()) or list(side.files)
+    path = str(dataset.root / names[0])
+    count = rasters.info(path).bands
+    dates = [stack.first + datetime.timedelta(stack.every_days * k) for k in range(count)]
+    return {d: Entry(d, (Layer((path,), "", k + 1),)) for k, d in enumerate(dates)}
+
+
+def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[Date, _Found]:
+    """Files below the root that fit a pattern, by date and `{band}` part."""
+    found: dict[Date, dict[str, dict[str, str]]] = {}
+    for pattern in patterns:
+        expression = _expression(pattern, parts)
+        for path, relative in _candidates(dataset.root, pattern):
+            match = expression.fullmatch(relative)
+            if not match:
+                continue
+            named = match.groupdict()
+            date = _date(named, path)
+            place = found.setdefault(date, {}).setdefault(named.get("band") or "", {})
+            tile = named.get("tile") or ""
+            if tile in place:
+                raise errors.InputError(
+                    f"{path}: expected one file a date and band for the pattern '{pattern}', "
+                    f"found {place[tile]} as well."
+                )
+            place[tile] = str(path)
+    return {
+        date: {band: tuple(tiles[k] for k in sorted(tiles)) for band, tiles in bands.items()}
+        for date, bands in found.items()
+    }
+
+
+def _candidates(root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
+    for path in sorted(root.glob(re.sub(r"\{\w+\}", "*", pattern))):
+        yield path, path.relative_to(root).as_posix()
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str, parts: tuple[str, ...]) -> re.Pattern[str]:
+    seen: set[str] = set()
+    out = []
+    for piece in re.split(r"(\{\w+\}|\*\*/|\*|\?)", pattern):
+        name = piece[1:-1] if piece.startswith("{") and piece.endswith("}") else ""
+        if name and name in seen:
+            out.append(f"(?P={name})")
+        elif name == "band":
+            out.append(f"(?P<band>{'|'.join(map(re.escape, sorted(parts, key=len)[::-1]))})")
+        elif name in _PARTS:
+            out.append(f"(?P<{name}>{_PARTS[name]})")
+        elif name:
+            raise errors.InputError(
+                f"files: expected parts {', '.join('{' + k + '}' for k in [*_PARTS, 'band'])}, "
+                f"found '{piece}' in '{pattern}'."
+            )
+        else:
+            out.append({"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(piece, re.escape(piece)))
+        seen.add(name)
+    return re.compile("".join(out))
+
+
+def _expression(pattern: str, parts: list[str]) -> re.Pattern[str]:
+    return _compiled(pattern, tuple(parts))
+
+
+def _date(named: dict[str, str], path: Path) -> Date:
+    """The date that a file's name or folder states; where it states it twice, both must agree."""
+    stated = {k: named[k] for k in ("year", "month", "mon", "day", "doy") if named.get(k)}
+    try:
+        year = int(stated["year"])
+        month = stated.get("month") or (
+            str(_MONTHS.index(stated["mon"].lower()) + 1) if "mon" in stated else None
+        )
+        dates = set()
+        if month:
+            dates.add(Date(year, int(month), int(stated["day"])))
+        if "doy" in stated:
+            date = Date(year, 1, 1) + datetime.timedelta(int(stated["doy"]) - 1)
+            if date.year != year:
+                raise ValueError("day of year")
+            dates.add(date)
+        (date,) = dates
+        return date
+    except (ValueError, KeyError):
+        parts = " ".join(f"{k}={v}" for k, v in stated.items())
+        raise errors.InputError(
+            f"{path}: expected a date in the file's name, found {parts or 'no date parts'}."
+        ) from None

@@ -1,0 +1,453 @@
+"""What a data set holds, by date, and the one way in which its images are read.
+
+    catalog = Catalog(dataset.load("configs/boreal2001.toml"))
+    image = catalog.read("coarse", date, Window(0, 0, 256, 256))
+
+`Catalog.read` gives any window of any image on the fine grid, in stored digital numbers with its
+validity. Where an image's pixels lie on the fine grid already they are copied exactly. Elsewhere
+they are interpolated once: what is invalid is taken out on the image's own grid, and the shift
+found by registration is part of the same warp. Warps are done in blocks that start at fixed
+places, so the same pixel has the same value whatever window it is read through, and memory does
+not grow with the scene.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data_prep import archive, errors, quality, rasters, records, tiles
+from data_prep.archive import Entry, Layer
+from data_prep.dataset import Dataset, Date, Side
+from data_prep.rasters import Grid, Window
+
+BLOCK = 256
+_BLOCK_CACHE_BYTES = 48 * 2**20
+# A warped pixel is valid when at least half of its kernel's weight lies on valid pixels.
+_LEAST_SHARE = 0.5
+_DTYPES = {"float64": "float32", "int32": "float32", "uint32": "float32", "int8": "int16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A window of an image.
+
+    Attributes:
+        dn: Digital numbers as stored, (H, W, B).
+        valid: Where they may be used, (H, W) bool.
+    """
+
+    dn: np.ndarray
+    valid: np.ndarray
+
+
+class Catalog:
+    """A data set's images.
+
+    It holds no open files and can be pickled: worker processes get their own.
+
+    Args:
+        dataset: The description.
+        shifts: For coarse dates, the rows and columns (fine pixels, down and right) by which the
+            coarse image is moved to match the fine ones.
+
+    Attributes:
+        dataset: The description.
+        grid: The grid of all that is read: the fine images'.
+        shifts: As given.
+        notes: What was assumed about files that do not state it, one sentence each.
+
+    Raises:
+        InputError: No images, or grids that cannot be brought together.
+    """
+
+    def __init__(self, dataset: Dataset, shifts: Mapping[Date, tuple[float, float]] | None = None):
+        self.dataset = dataset
+        self.shifts = dict(shifts or {})
+        self.notes: list[str] = []
+        self._entries = {k: archive.find(dataset, dataset.side(k)) for k in ("fine", "coarse")}
+        for name, entries in self._entries.items():
+            if not entries:
+                side = dataset.side(name)
+                sought = ", ".join(side.files) or "its table"
+                raise errors.InputError(
+                    f"{dataset.path}: {name}: expected files like {sought} below "
+                    f"{dataset.root}, found none."
+                )
+        self._blocks: collections.OrderedDict[tuple, Image] = collections.OrderedDict()
+        self._native: dict[tuple[str, Date], Grid] = {}
+        self._encodings = {k: self._encoding(dataset.side(k)) for k in self._entries}
+        self.grid = self._target_grid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": collections.OrderedDict()}
+
+    # --- what there is ---
+
+    @property
+    def fine_dates(self) -> list[Date]:
+        """Dates with a fine image."""
+        return sorted(self._entries["fine"])
+
+    @property
+    def coarse_dates(self) -> list[Date]:
+        """Dates with a coarse image.
+
+        A composite that stands for several days goes by the fine dates within them, or by its
+        first day where there is none.
+        """
+        covered = {d: self._entry("coarse", d) for d in self.fine_dates if self.has("coarse", d)}
+        taken = {entry.date for entry in covered.values()}
+        return sorted({*covered, *(d for d in self._entries["coarse"] if d not in taken)})
+
+    def has(self, side: str, date: Date) -> bool:
+        """Whether there is an image of a date, or a composite that stands for it."""
+        return self._find(side, date) is not None
+
+    def _find(self, side: str, date: Date) -> Entry | None:
+        entries = self._entries[side]
+        if date in entries:
+            return entries[date]
+        days = self.dataset.side(side).period_days
+        starts = [start for start in entries if 0 < (date - start).days < days]
+        return entries[max(starts)] if starts else None
+
+    def _entry(self, side: str, date: Date) -> Entry:
+        entry = self._find(side, date)
+        if entry is None:
+            there = ", ".join(d.isoformat() for d in sorted(self._entries[side])[:40])
+            raise errors.InputError(
+                f"{self.dataset.path}: expected a {side} image of {date}, found {there}."
+            )
+        return entry
+
+    def file(self, side: str, date: Date) -> str:
+        """The (first) file of a date's image, for messages and tables."""
+        return str(self._entry(side, date).bands[0])
+
+    def source_date(self, side: str, date: Date) -> Date:
+        """The date that the archive gives the image that stands for `date`."""
+        return self._entry(side, date).date
+
+    def encoding(self, side: str) -> records.Encoding:
+        """How a side's digital numbers state reflectance."""
+        return self._encodings[side]
+
+    def _encoding(self, side: Side) -> records.Encoding:
+        layer = next(iter(self._entries[side.name].values())).bands[0]
+        stated = rasters.info(layer.raster)
+        scale, offset = side.scale, side.offset
+        if scale is None:
+            if stated.scale is None:
+                raise errors.InputError(
+                    f"{self.dataset.path}: {side.name}.scale: expected a number, because "
+                    f"{layer} states none; found no such key."
+                )
+            scale = 1 / stated.scale if stated.scale > 1 else stated.scale
+            offset = stated.offset if offset is None else offset
+        fill = side.fill[0] if side.fill else stated.nodata
+        dtype = _DTYPES.get(stated.dtype, stated.dtype)
+        return records.Encoding(
+            dtype, scale, offset or 0.0, fill, *(side.valid_range or (None, None))
+        )
+
+    @property
+    def ratio(self) -> float:
+        """Coarse pixel size over fine pixel size."""
+        coarse, fine = self.dataset.coarse, self.dataset.fine
+        if coarse.ratio is not None:
+            return coarse.ratio
+        fine_size = fine.pixel_size or (self.grid.pixel_size[1] if self.grid.geotransform else None)
+        if coarse.pixel_size and fine_size:
+            return coarse.pixel_size / fine_size
+        found = self._grid_ratio(next(iter(self._entries["coarse"])))
+        if found < 1.01:
+            raise errors.InputError(
+                f"{self.dataset.path}: coarse.ratio: expected a number (the coarse sensor's pixel "
+                f"size in fine pixels), because the coarse files are resampled to the fine grid; "
+                f"found no such key."
+            )
+        return found
+
+    def _grid_ratio(self, date: Date) -> float:
+        """Pixel size of a coarse image's grid in fine pixels, along rows, at the scene's middle."""
+        native = self.native_grid("coarse", date)
+        row, col = self.grid.height / 2, self.grid.width / 2
+        there = rasters.locate(
+            self.grid, native, np.array([row, row + 1, row]), np.array([col, col, col + 1])
+        )
+        step = math.sqrt(abs(np.linalg.det(np.diff(there[[1, 0, 2]], axis=0))))
+        return 1 / step if step > 0 and math.isfinite(step) else 1.0
+
+    # --- grids ---
+
+    def _target_grid(self) -> Grid:
+        dataset = self.dataset
+        if dataset.like:
+            return rasters.info(str(dataset.root / dataset.like)).grid
+        tested = {d for d in dataset.dates.test if not isinstance(d, tuple)}
+        dates = [d for d in self.fine_dates if d not in tested] or self.fine_dates
+        first = self._stated_grid("fine", dates[0])
+        if dataset.extent == "first":
+            return first
+        windows = []
+        for date in dates:
+            grid = self._stated_grid("fine", date)
+            corners = rasters.locate(
+                grid, first, np.array([0, grid.height]), np.array([0, grid.width])
+            )
+            windows.append(np.sort(np.round(corners).astype(int), axis=0))
+        lows, highs = np.array(windows)[:, 0], np.array(windows)[:, 1]
+        inner = dataset.extent == "intersection"
+        low = lows.max(0) if inner else lows.min(0)
+        high = highs.min(0) if inner else highs.max(0)
+        if (high <= low).any():
+            raise errors.InputError(
+                f"{dataset.path}: grid.extent: expected fine images that share an area, found "
+                f"none shared by {self.file('fine', dates[0])} and the others."
+            )
+        return first.crop(Window(int(low[0]), int(low[1]), *(int(k) for k in high - low)))
+
+    def _stated_grid(self, side: str, date: Date) -> Grid:
+        """An image's own grid as its file states it, with the assumed CRS where it has none."""
+        layers = self._entry(side, date).bands
+        grids = [rasters.info(layer.raster).grid for layer in layers]
+        # Sentinel-2's bands differ in resolution: the finest one leads.
+        grid = max(grids, key=lambda k: k.width)
+        assumed = self.dataset.side(side).assume_crs
+        if assumed and not grid.has_crs:
+            grid = dataclasses.replace(grid, crs=rasters.crs_wkt(assumed))
+        return grid
+
+    def native_grid(self, side: str, date: Date) -> Grid:
+        """An image's own grid, placed with respect to the fine grid.
+
+        Raises:
+            InputError: The two cannot be brought together.
+        """
+        key = side, self.source_date(side, date)
+        if key not in self._native:
+            self._native[key] = self._place(
+                side, self._stated_grid(side, date), self.file(side, date)
+            )
+        return self._native[key]
+
+    def _place(self, side: str, grid: Grid, file: str) -> Grid:
+        target = self.grid
+        if grid.has_crs and target.has_crs:
+            return grid
+        if grid.geotransform and target.geotransform and grid.has_crs == target.has_crs:
+            self._note(f"{file}: no CRS; its map coordinates are taken for the fine images'.")
+            return grid
+        if grid.shape == target.shape:
+            if grid.geotransform != target.geotransform or grid.crs != target.crs:
+                self._note(f"{file}: no CRS; taken to lie on the fine grid, whose size it has.")
+            else:
+                self._note(f"{file}: neither CRS nor geotransform; taken to lie on the fine grid.")
+            return target
+        if not (grid.geotransform or target.geotransform):
+            rows, cols = target.height / grid.height, target.width / grid.width
+            if side == "fine" and rows >= 1 and cols >= 1:
+                self._note(f"{file}: smaller than the fine grid; taken to start at its origin.")
+                return grid
+            if side == "coarse" and rows == cols and rows == int(rows):
+                self._note(f"{file}: no CRS; taken to cover the fine grid at 1:{int(rows)}.")
+                return dataclasses.replace(grid, geotransform=(0.0, cols, 0.0, 0.0, 0.0, -rows))
+        raise errors.InputError(
+            f"{file}: expected a {side} image in the system of the fine grid "
+            f"({target.describe()}), or of the same size, found {grid.describe()}; "
+            f"{side}.assume_crs states a missing system."
+        )
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    # --- reading ---
+
+    def read(self, side: str, date: Date, window: Window | None = None) -> Image:
+        """Reads a window of the fine grid from one image.
+
+        Args:
+            side: "fine" or "coarse".
+            date: The image's date, or one that a composite stands for.
+            window: Inside the grid; all of it where None.
+
+        Returns:
+            Digital numbers (H, W, B) in the side's encoding and their validity (H, W).
+
+        Raises:
+            InputError: No such image, or a file that cannot be read.
+        """
+        window = window or self.grid.window
+        if window.intersection(self.grid.window) != window:
+            raise ValueError(f"{window} reaches over the border of {self.grid.shape}")
+        offset = self._copy_offset(side, date)
+        if offset is not None:
+            return self._copy(side, date, window, offset)
+        image = self._empty(side, window)
+        row0, col0 = window.row // BLOCK * BLOCK, window.col // BLOCK * BLOCK
+        for row in range(row0, window.row + window.height, BLOCK):
+            for col in range(col0, window.col + window.width, BLOCK):
+                cell = Window(row, col, BLOCK, BLOCK).intersection(self.grid.window)
+                assert cell is not None
+                self._paste(image, window, self._block(side, date, cell), cell)
+        return image
+
+    def _empty(self, side: str, window: Window) -> Image:
+        encoding = self.encoding(side)
+        fill = 0 if encoding.fill is None else encoding.fill
+        bands = len(self.dataset.bands)
+        return Image(
+            np.full((*window.shape, bands), fill, encoding.dtype), np.zeros(window.shape, bool)
+        )
+
+    @staticmethod
+    def _paste(onto: Image, window: Window, piece: Image, place: Window) -> None:
+        """Copies the part of `piece` (which lies at `place`) that lies in `window`."""
+        shared = window.intersection(place)
+        if shared is None:
+            return
+        there = shared.moved(-place.row, -place.col).slices
+        here = shared.moved(-window.row, -window.col).slices
+        onto.dn[here] = piece.dn[there]
+        onto.valid[here] = piece.valid[there]
+
+    def shift(self, side: str, date: Date) -> tuple[float, float]:
+        """Rows and columns by which an image is moved: 0 but for registered coarse images."""
+        if side == "fine":
+            return 0.0, 0.0
+        return self.shifts.get(self.source_date(side, date), self.shifts.get(date, (0.0, 0.0)))
+
+    def _copy_offset(self, side: str, date: Date) -> tuple[int, int] | None:
+        """Where in the grid the image's first pixel lies, if its pixels coincide with the grid's."""
+        rows, cols = self.shift(side, date)
+        if rows != int(rows) or cols != int(cols):
+            return None
+        offset = self.native_grid(side, date).offset_in(self.grid)
+        return None if offset is None else (offset[0] + int(rows), offset[1] + int(cols))
+
+    def _copy(self, side: str, date: Date, window: Window, offset: tuple[int, int]) -> Image:
+        """Pixels as they are; what the image does not cover is invalid."""
+        native = self.native_grid(side, date)
+        shared = window.intersection(Window(*offset, *native.shape))
+        if shared == window:
+            return self.read_native(side, date, window.moved(-offset[0], -offset[1]))
+        image = self._empty(side, window)
+        if shared is not None:
+            there = shared.moved(-offset[0], -offset[1])
+            self._paste(image, window, self.read_native(side, date, there), shared)
+        return image
+
+    def _block(self, side: str, date: Date, cell: Window) -> Image:
+        key = (side, date, cell.row, cell.col)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        block = self._warp(side, date, cell)
+        self._blocks[key] = block
+        limit = _BLOCK_CACHE_BYTES // (block.dn.nbytes + block.valid.nbytes)
+        while len(self._blocks) > max(limit, 1):
+            self._blocks.popitem(last=False)
+        return block
+
+    def _warp(self, side: str, date: Date, cell: Window) -> Image:
+        """One interpolation from the image's own grid, the registration's shift included."""
+        rows, cols = self.shift(side, date)
+        # Moving the image by (rows, cols) is reading it from that much further up and left.
+        target = self.grid.crop(cell).moved(-rows, -cols)
+        native = self.native_grid(side, date)
+        resampling = self.dataset.side(side).resampling
+        needed = rasters.footprint(target, native, resampling)
+        block = self._empty(side, cell)
+        if needed is None:
+            return block
+        source = self.read_native(side, date, needed)
+        dn, share = rasters.warp(source.dn, native.crop(needed), target, resampling, source.valid)
+        valid = share >= _LEAST_SHARE
+        block.dn[valid] = _as_type(dn[valid], block.dn.dtype)
+        block.valid[...] = valid
+        return block
+
+    def read_native(self, side: str, date: Date, window: Window) -> Image:
+        """Reads a window of an image's own grid."""
+        entry = self._entry(side, date)
+        native = self.native_grid(side, date)
+        described = self.dataset.side(side)
+        dn, valid = self._read_bands(entry, side, native, window)
+        for layer, rules in zip(entry.quality, described.quality, strict=False):
+            if layer is not None and any(name in rules.rules for name in described.reject):
+                valid &= ~self._rejected(layer, rules.rules, described, native, window)
+        return Image(dn, valid)
+
+    def _read_bands(
+        self, entry: Entry, side: str, native: Grid, window: Window
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All bands on the image's own grid, each raster opened and read once."""
+        described = self.dataset.side(side)
+        dtype = np.dtype(self.encoding(side).dtype)
+        dn = np.empty((*window.shape, len(entry.bands)), dtype)
+        valid = np.ones(window.shape, bool)
+        by_raster: dict[rasters.Files, list[int]] = {}
+        for k, layer in enumerate(entry.bands):
+            by_raster.setdefault(layer.raster, []).append(k)
+        for raster, places in by_raster.items():
+            numbers = [entry.bands[k].band for k in places]
+            pixels, good = self._read_raster(raster, numbers, described, native, window)
+            dn[..., places] = _as_type(pixels, dtype)
+            valid &= good
+        return dn, valid
+
+    def _read_raster(
+        self, raster: rasters.Files, bands: list[int], side: Side, native: Grid, window: Window
+    ) -> tuple[np.ndarray, np.ndarray]:
+        stated = rasters.info(raster)
+        fill = (*side.fill, *((stated.nodata,) if stated.nodata is not None else ()))
+        if stated.grid.shape == native.shape:
+            pixels = rasters.read(raster, bands, window)
+            return pixels, quality.in_range(pixels, fill, side.valid_range)
+        # A band of another resolution than the image's leading one.
+        target = native.crop(window)
+        needed = rasters.footprint(target, stated.grid, side.resampling)
+        if needed is None:
+            return np.zeros((*window.shape, len(bands))), np.zeros(window.shape, bool)
+        pixels = rasters.read(raster, bands, needed)
+        good = quality.in_range(pixels, fill, side.valid_range)
+        moved, share = rasters.warp(pixels, stated.grid.crop(needed), target, side.resampling, good)
+        return moved, share >= _LEAST_SHARE
+
+    def _rejected(
+        self, layer: Layer, rules: Mapping, side: Side, native: Grid, window: Window
+    ) -> np.ndarray:
+        """Where a quality layer rejects, grown, on a window of the image's own grid."""
+        grid = rasters.info(layer.raster).grid
+        if grid.shape == native.shape:
+            needed: Window | None = window
+        else:
+            needed = rasters.footprint(native.crop(window), grid, "nearest")
+        if needed is None:
+            return np.ones(window.shape, bool)
+        wide = tiles.expand(needed, side.dilate, *grid.shape)
+        bad = quality.rejected(
+            rasters.read(layer.raster, [layer.band], wide)[..., 0], rules, side.reject
+        )
+        bad = quality.grown(bad, side.dilate)
+        if needed is window:
+            return bad[window.moved(-wide.row, -wide.col).slices]
+        moved, share = rasters.warp(
+            bad[..., None].astype(np.uint8), grid.crop(wide), native.crop(window), "nearest"
+        )
+        return (moved[..., 0] > 0) | (share == 0)
+
+
+def _as_type(dn: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Digital numbers in the side's type, rounded and clipped where it is an integer."""
+    if dn.dtype == dtype:
+        return dn
+    if np.issubdtype(dtype, np.floating) or np.issubdtype(dn.dtype, np.integer):
+        return dn.astype(dtype)
+    bounds = np.iinfo(dtype)
+    return np.clip(np.rint(dn), bounds.min, bounds.max).astype(dtype)

@@ -1,0 +1,71 @@
+"""Which pixels are usable: bit rules, valid ranges, fill values, and growing what is rejected."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from data_prep.dataset import Rule
+
+
+def rejected(layer: np.ndarray, rules: Mapping[str, Rule], names: Sequence[str]) -> np.ndarray:
+    """Pixels that any of the named rules rejects.
+
+    Args:
+        layer: Quality values of any integer type, (H, W).
+        rules: The layer's rules.
+        names: Those to be applied; names of other layers' rules are passed over.
+
+    Returns:
+        (H, W) bool, True where a pixel is bad.
+    """
+    bad = np.zeros(layer.shape, bool)
+    values = layer.astype(np.int64)
+    for name in names:
+        if name not in rules:
+            continue
+        rule = rules[name]
+        field = values
+        if rule.bits is not None:
+            first, last = rule.bits
+            field = (values >> first) & ((1 << (last - first + 1)) - 1)
+        if rule.keep is not None:
+            bad |= ~np.isin(field, rule.keep)
+        else:
+            bad |= np.isin(field, rule.values)
+    return bad
+
+
+def grown(bad: np.ndarray, pixels: int) -> np.ndarray:
+    """Rejected areas grown by `pixels` in all eight directions, (H, W) bool."""
+    if pixels == 0 or not bad.any():
+        return bad
+    return ndimage.maximum_filter(bad, size=2 * pixels + 1, mode="constant", cval=False)
+
+
+def in_range(
+    dn: np.ndarray, fill: Sequence[float], valid_range: tuple[float, float] | None
+) -> np.ndarray:
+    """Pixels whose every band is finite, not fill, and within the valid range.
+
+    Args:
+        dn: Digital numbers, (H, W, B).
+        fill: Digital numbers that mean "no data". Compared in the type of `dn`, in which a file
+            may state a value that it cannot hold exactly (−3.4e38 in float32).
+        valid_range: Least and greatest usable digital number, both inclusive.
+
+    Returns:
+        (H, W) bool, True where usable.
+    """
+    good = np.ones(dn.shape, bool)
+    if np.issubdtype(dn.dtype, np.floating):
+        good &= np.isfinite(dn)
+    for value in fill:
+        if np.issubdtype(dn.dtype, np.floating):
+            good &= dn != dn.dtype.type(value)
+        elif np.iinfo(dn.dtype).min <= value <= np.iinfo(dn.dtype).max:
+            good &= dn != value
+    if valid_range is not None:
+        low, high = valid_range
+        good &= (dn >= low) & (dn <= high)
+    return good.all(-1)

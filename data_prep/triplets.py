@@ -1,0 +1,167 @@
+"""Which (t1, t2, t3) to form, and for which split, without leakage.
+
+Splitting by dates, no test date is in any training or validation triplet, and no validation date
+in any training triplet. Around a test date stand the nearest other dates, whatever their split:
+at prediction time both neighbours are known. In `pair` mode F2 never teaches, so the dates to be
+predicted are the very t2 of training, by their coarse image alone.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Sequence
+
+from data_prep import errors
+from data_prep.dataset import Dataset, Date
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Triplet:
+    """Dates t1 < t2 < t3; t3 is None where there is no later fine image (one-sided)."""
+
+    t1: Date
+    t2: Date
+    t3: Date | None
+
+    @property
+    def dates(self) -> tuple[Date, ...]:
+        """The dates that are set."""
+        return (self.t1, self.t2) if self.t3 is None else (self.t1, self.t2, self.t3)
+
+    @property
+    def iso(self) -> tuple[str, ...]:
+        """The set dates as ISO strings."""
+        return tuple(date.isoformat() for date in self.dates)
+
+    def __str__(self):
+        return " ".join((*self.iso, *(["–"] if self.t3 is None else [])))
+
+
+def form(
+    dataset: Dataset, fine: Collection[Date], coarse: Collection[Date]
+) -> dict[str, list[Triplet]]:
+    """Forms the triplets of every split.
+
+    Args:
+        dataset: The description.
+        fine: Dates with a fine image.
+        coarse: Dates with a coarse image.
+
+    Returns:
+        For each of "train", "val", "test" the triplets in order of their dates. A t2 of "test",
+        and any t2 in `pair` mode, may be without a fine image.
+
+    Raises:
+        InputError: A date that the description names has no images.
+    """
+    given = {
+        "train": dataset.dates.train,
+        "val": dataset.dates.validation,
+        "test": dataset.dates.test,
+    }
+    paired = sorted(set(fine) & set(coarse))
+    if not any(given.values()):
+        # Nothing is said about dates: all that there are serve training.
+        given["train"] = tuple(paired)
+    _check_present(dataset, given, set(fine), set(coarse))
+    if dataset.split_by == "blocks":
+        # The same dates in every split: places are kept apart, not times.
+        every = _chained(sorted(set(_flat(given["train"]) or paired)), dataset)
+        return {split: list(every) for split in SPLITS}
+    written = {k: [Triplet(*t) for t in v if isinstance(t, tuple)] for k, v in given.items()}
+    dates = {k: [d for d in v if not isinstance(d, tuple)] for k, v in given.items()}
+    made = {
+        "train": written["train"] + _chained(dates["train"], dataset),
+        "val": written["val"]
+        + _around(dates["val"], sorted({*_flat(given["train"]), *dates["val"]}), dataset),
+        "test": written["test"] + _around(dates["test"], paired, dataset),
+    }
+    if dataset.supervision == "pair":
+        made["train"] += _around(
+            [*dates["val"], *dates["test"]], sorted(_flat(given["train"])), dataset
+        )
+        made["train"] += [t for t in written["val"] + written["test"] if t.t3 is not None]
+        made["train"] = [t for t in made["train"] if t.t3 is not None]
+    else:
+        _check_leakage(dataset, made)
+    return {split: sorted(set(made[split]), key=lambda t: t.iso) for split in SPLITS}
+
+
+def one_sided(triplets: Sequence[Triplet]) -> list[Triplet]:
+    """Those without a later fine image."""
+    return [triplet for triplet in triplets if triplet.t3 is None]
+
+
+def _flat(entries: Sequence) -> list[Date]:
+    dates = []
+    for entry in entries:
+        dates += [d for d in entry if d] if isinstance(entry, tuple) else [entry]
+    return dates
+
+
+def _within(first: Date, last: Date, dataset: Dataset) -> bool:
+    return dataset.max_gap_days is None or (last - first).days <= dataset.max_gap_days
+
+
+def _chained(dates: Sequence[Date], dataset: Dataset) -> list[Triplet]:
+    """Triplets of one sorted list of dates, by the description's rule."""
+    if dataset.rule == "all":
+        groups = itertools.combinations(dates, 3)
+    else:
+        groups = zip(dates, dates[1:], dates[2:], strict=False)  # type: ignore[assignment]
+    return [Triplet(*k) for k in groups if _within(k[0], k[2], dataset)]
+
+
+def _around(middles: Sequence[Date], known: Sequence[Date], dataset: Dataset) -> list[Triplet]:
+    """For every t2 the nearest known dates before and after; one-sided where there is no later."""
+    made = []
+    for t2 in middles:
+        before = [d for d in known if d < t2]
+        after = [d for d in known if d > t2]
+        if not before:
+            continue
+        t3 = after[0] if after and _within(before[-1], after[0], dataset) else None
+        if t3 is None and not _within(before[-1], t2, dataset):
+            continue
+        made.append(Triplet(before[-1], t2, t3))
+    return made
+
+
+def _check_present(dataset: Dataset, given: dict, fine: set[Date], coarse: set[Date]) -> None:
+    for split, entries in given.items():
+        for entry in entries:
+            outer = [entry[0], *entry[2:]] if isinstance(entry, tuple) else [entry]
+            middle = [entry[1]] if isinstance(entry, tuple) else []
+            needs_f2 = split != "test" and dataset.supervision == "triplet"
+            for date in [*outer, *middle]:
+                if date is None:
+                    continue
+                if date not in coarse:
+                    raise _absent(dataset, split, date, "coarse", coarse)
+                # A test date is predicted: its fine image may be unknown.
+                hidden = split == "test" and (date in middle or not isinstance(entry, tuple))
+                if date not in fine and not hidden and (date not in middle or needs_f2):
+                    raise _absent(dataset, split, date, "fine", fine)
+
+
+def _absent(
+    dataset: Dataset, split: str, date: Date, side: str, there: set[Date]
+) -> errors.InputError:
+    found = ", ".join(d.isoformat() for d in sorted(there)[:40]) or "none"
+    return errors.InputError(
+        f"{dataset.path}: dates.{split}: expected a {side} image of {date} under "
+        f"{dataset.root}, found images of {found}."
+    )
+
+
+def _check_leakage(dataset: Dataset, made: dict[str, list[Triplet]]) -> None:
+    """No t2 that is tested may teach; a written-out list may break this by mistake."""
+    kept_apart = {t.t2 for t in made["test"]}
+    for split in ("train", "val"):
+        for triplet in made[split]:
+            if shared := kept_apart & set(triplet.dates):
+                raise errors.InputError(
+                    f"{dataset.path}: dates.{split}: expected no triplet with the test date "
+                    f"{min(shared)}, found {triplet}."
+                )
