@@ -196,7 +196,10 @@ def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[
 
 
 def _candidates(root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
-    for path in sorted(root.glob(re.sub(r"\{\w+\}", "*", pattern))):
+    loose = "/".join(
+        part if part == "**" else re.sub(r"(\{\w+\}|\*)+", "*", part) for part in pattern.split("/")
+    )
+    for path in sorted(root.glob(loose)):
         yield path, path.relative_to(root).as_posix()
 
 

@@ -240,13 +240,10 @@ class Catalog:
         if grid.has_crs and target.has_crs:
             return grid
         if grid.geotransform and target.geotransform and grid.has_crs == target.has_crs:
-            self._note(f"{file}: no CRS; its map coordinates are taken for the fine images'.")
+            self._note(f"{side} images without CRS: their map coordinates are taken as they are.")
             return grid
         if grid.shape == target.shape:
-            if grid.geotransform != target.geotransform or grid.crs != target.crs:
-                self._note(f"{file}: no CRS; taken to lie on the fine grid, whose size it has.")
-            else:
-                self._note(f"{file}: neither CRS nor geotransform; taken to lie on the fine grid.")
+            self._note(f"{side} images without CRS: taken to lie on the fine grid (same size).")
             return target
         if not (grid.geotransform or target.geotransform):
             rows, cols = target.height / grid.height, target.width / grid.width
@@ -254,7 +251,7 @@ class Catalog:
                 self._note(f"{file}: smaller than the fine grid; taken to start at its origin.")
                 return grid
             if side == "coarse" and rows == cols and rows == int(rows):
-                self._note(f"{file}: no CRS; taken to cover the fine grid at 1:{int(rows)}.")
+                self._note(f"{side} images without CRS: taken to cover the fine grid 1:{rows:g}.")
                 return dataclasses.replace(grid, geotransform=(0.0, cols, 0.0, 0.0, 0.0, -rows))
         raise errors.InputError(
             f"{file}: expected a {side} image in the system of the fine grid "
@@ -323,7 +320,7 @@ class Catalog:
         return self.shifts.get(self.source_date(side, date), self.shifts.get(date, (0.0, 0.0)))
 
     def _copy_offset(self, side: str, date: Date) -> tuple[int, int] | None:
-        """Where in the grid the image's first pixel lies, if its pixels coincide with the grid's."""
+        """Where in the grid the image's first pixel lies, if both have the same pixels."""
         rows, cols = self.shift(side, date)
         if rows != int(rows) or cols != int(cols):
             return None
