@@ -17,7 +17,6 @@ Inputs and outputs are raw digital numbers. Signatures, all with batch, height a
 
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -88,7 +87,7 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
         target = folder / str(number)
         try:
             # Fails where the target holds files, however recently another process put it there.
-            os.rename(scratch, target)
+            scratch.rename(target)
             return target
         except OSError as error:
             if not target.exists():

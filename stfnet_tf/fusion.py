@@ -5,13 +5,14 @@ what its rasters hold and gets what its rasters hold back.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from data_prep import records
+from stfnet_tf import checkpoints, presets, psf
 from stfnet_tf import model as stfnet_model
-from stfnet_tf import presets, psf
 
 BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
 FORWARD = ("f1", "c1", "c2")
@@ -114,6 +115,18 @@ class Fusion(tf.Module):
             return {k: parsed[k][..., 0] if k.startswith("valid") else parsed[k] for k in specs}
 
         return self._fuse(tf.map_fn(parse, serialized, fn_output_signature=specs))
+
+
+def load(model_dir: str | Path) -> Fusion:
+    """The function of a trained model, in the encodings that it was trained on.
+
+    Args:
+        model_dir: What training was given as `--model_dir`.
+
+    Raises:
+        InputError: It holds no trained model.
+    """
+    return Fusion(checkpoints.load_model(model_dir), records.DatasetInfo.load(model_dir))
 
 
 def halo(config: presets.ModelConfig) -> int:

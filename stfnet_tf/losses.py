@@ -6,7 +6,7 @@ replicas and however uneven the last batch.
 """
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -38,14 +38,25 @@ def squared_error(predicted: tf.Tensor, true: tf.Tensor, weight: tf.Tensor) -> M
     return Masked(total, tf.reduce_sum(weight) * tf.cast(tf.shape(predicted)[-1], weight.dtype))
 
 
-def global_mean(parts: Iterable[Masked]) -> tf.Tensor:
-    """This replica's share of Σ over `parts` of total / count, counts taken over all replicas.
+def global_means(terms: Mapping[str, Sequence[Masked]]) -> dict[str, tf.Tensor]:
+    """This replica's share of each term: Σ over its parts of total / global count.
 
-    Summed over the replicas, the result is the value over the global batch.
+    Summed over the replicas, the result is the term's value over the global batch.
+
+    Args:
+        terms: For each term, its masked sums over this replica's share of the batch.
     """
-    return tf.add_n(
-        [part.total / tf.maximum(strategies.all_sum(part.count), 1.0) for part in parts]
-    )
+    # All counts travel together.
+    counts = strategies.all_sum({k: [part.count for part in parts] for k, parts in terms.items()})
+    return {
+        name: tf.add_n(
+            [
+                part.total / tf.maximum(count, 1.0)
+                for part, count in zip(parts, counts[name], strict=True)
+            ]
+        )
+        for name, parts in terms.items()
+    }
 
 
 # Terms that every model has, then those that a weight of 0 leaves out of the computation.
@@ -78,8 +89,8 @@ class Weights:
         """Names of the terms that are computed."""
         return tuple(self.variables)
 
-    def total(self, terms: Mapping[str, Iterable[Masked]]) -> dict[str, tf.Tensor]:
+    def total(self, terms: Mapping[str, Sequence[Masked]]) -> dict[str, tf.Tensor]:
         """This replica's share of each term, unweighted, and of their weighted sum, "loss"."""
-        values = {name: global_mean(parts) for name, parts in terms.items()}
+        values = global_means(terms)
         weighted = [self.variables[name] * value for name, value in values.items()]
         return {"loss": tf.add_n(weighted), **values}

@@ -1,6 +1,7 @@
 """StfNet: two streams, and the training step that makes them agree (Liu et al. 2019)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -233,20 +234,21 @@ class StfNet(keras.Model):
             terms.append(losses.squared_error(blurred, batch[j] - batch[i], known * support))
         return terms
 
-    def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One optimisation step on the global batch that `data` is this replica's share of."""
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             terms, predicted = self.loss_terms(data, training=True)
             values = self.loss_weights.total(terms)
         variables = self.trainable_variables
-        gradients = tape.gradient(values["loss"], variables)
-        gradients = [strategies.all_sum(gradient) for gradient in gradients]
+        gradients = strategies.all_sum(tape.gradient(values["loss"], variables))
         optimizers.apply(self.optimizer, zip(gradients, variables, strict=True))
         scores = self._report(data, values, predicted)
         return scores | {"gradient_norm": tf.linalg.global_norm(gradients)}
 
-    def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same terms and scores without a step."""
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         terms, predicted = self.loss_terms(data, training=False)
         return self._report(data, self.loss_weights.total(terms), predicted)
 
