@@ -1,0 +1,126 @@
+"""What a run leaves behind, so that it can go on and so that others can use its model.
+
+    model_dir/
+      model.json           what the model is
+      dataset_info.json    what it was trained on, encodings and statistics included
+      config.json          how it was trained, by which command and versions
+      best.weights.h5      weights to evaluate and export; averages, where the optimizer keeps any
+      last/                the whole state of training: weights, optimizer, position
+      history.csv          one line an epoch
+      tensorboard/         the same and more, to look at
+
+Everything is written under a temporary name first, so what is there is whole.
+"""
+
+from pathlib import Path
+
+import tensorflow as tf
+import tf_keras as keras
+
+from data_prep import errors
+from stfnet_tf import model as stfnet_model
+from stfnet_tf import optimizers, presets, strategies
+
+BEST = "best.weights.h5"
+LAST = "last"
+
+
+class RunState(tf.Module):
+    """Where a run is, beyond weights and optimizer; all of it is in every checkpoint.
+
+    Attributes:
+        step: Training steps done, which is the position in the data as well.
+        closed: The step at which an epoch was last closed: validated and recorded.
+        best: The lowest monitored value at the end of an epoch.
+        best_step: The step at which it was reached.
+        stalled: How many epochs have ended since without a lower value.
+        finished: Whether early stopping has ended the run.
+        seconds: Time spent training, over all starts.
+    """
+
+    def __init__(self):
+        super().__init__(name="run_state")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.closed = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best = tf.Variable(float("inf"), dtype=tf.float64, trainable=False)
+        self.best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.stalled = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.finished = tf.Variable(False, trainable=False)
+        self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+
+class Checkpoints:
+    """Saves and restores one run.
+
+    Args:
+        model_dir: Where; only the chief writes there.
+        model: A compiled model.
+        state: Where the run is.
+        strategy: Every process must save at the same step.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        model: keras.Model,
+        state: RunState,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._folder = Path(model_dir)
+        self._model = model
+        self._strategy = strategy
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=model.optimizer, state=state, scores=list(model.metrics)
+        )
+        self.state = state
+
+    def restore(self) -> bool:
+        """Goes back to the last checkpoint; False if there is none."""
+        path = tf.train.latest_checkpoint(str(self._folder / LAST))
+        if path is None:
+            return False
+        # The older optimizer API makes its variables at the first step and is restored then.
+        if isinstance(self._model.optimizer, keras.optimizers.Optimizer):
+            with self._strategy.scope():
+                self._model.optimizer.build(self._model.trainable_variables)
+        self._checkpoint.restore(path).assert_existing_objects_matched()
+        return True
+
+    def save(self) -> None:
+        """Saves the whole state; the two newest checkpoints are kept."""
+        with strategies.own_folder(self._strategy, self._folder / LAST) as folder:
+            manager = tf.train.CheckpointManager(
+                self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
+            )
+            manager.save(checkpoint_number=int(self.state.step.numpy()))
+
+    def save_best(self) -> None:
+        """Saves the weights that others shall use, averaged where the optimizer averages."""
+        with (
+            strategies.own_folder(self._strategy, self._folder) as folder,
+            optimizers.averaged(self._model.optimizer, self._model.trainable_variables),
+        ):
+            temporary = folder / f"writing.{BEST}"
+            self._model.save_weights(str(temporary))
+            temporary.replace(folder / BEST)
+
+
+def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
+    """Rebuilds the model of a run with its best weights.
+
+    Args:
+        model_dir: What training was given as `--model_dir`.
+
+    Raises:
+        InputError: There is no model, or training has not saved weights yet.
+    """
+    config = presets.ModelConfig.load(model_dir)
+    path = Path(model_dir) / BEST
+    if not path.is_file():
+        raise errors.InputError(
+            f"{path}: expected the weights that training writes at the end of an epoch, found no "
+            f"such file; train longer, or continue the run with the same command."
+        )
+    model = stfnet_model.StfNet(config)
+    model.load_weights(str(path))
+    return model

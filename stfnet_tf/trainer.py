@@ -1,0 +1,388 @@
+"""The training loop: everything that `stfnet_tf.train` does after its flags are read.
+
+    config = train_config.TrainConfig(epochs=20)
+    model = train_config.model_config(info, "paper")
+    result = trainer.run(config, model, "shards", "runs/first")
+
+The loop is Keras' own `Model.fit`. What makes a stopped run go on bit-equal is that the batches
+are a function of the step (`input_pipeline`), and that weights, optimizer, step and running
+scores are saved together (`checkpoints`).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+from absl import logging
+
+from data_prep import errors, records
+from stfnet_tf import (
+    callbacks,
+    checkpoints,
+    input_pipeline,
+    optimizers,
+    presets,
+    strategies,
+    train_config,
+)
+from stfnet_tf import model as stfnet_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        model: The trained model, with the best weights.
+        steps: Training steps done, over all starts.
+        history: One row an epoch, as in `history.csv`.
+        best: The lowest value of `TrainConfig.monitor`.
+        best_step: The step at which it was reached.
+        seconds: Time spent training, over all starts.
+    """
+
+    model: stfnet_model.StfNet
+    steps: int
+    history: Sequence[Mapping[str, float]]
+    best: float
+    best_step: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a configuration comes to on given shards.
+
+    Attributes:
+        crops: Patches cut from a tile each time that it is read.
+        epoch_steps: Steps of an epoch.
+        total_steps: Steps of the run.
+    """
+
+    crops: int
+    epoch_steps: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, config: train_config.TrainConfig, shards: input_pipeline.Shards) -> "Plan":
+        """Counts epochs and steps.
+
+        Raises:
+            InputError: A patch is larger than a tile.
+        """
+        tile = shards.info.tile_size
+        if config.patch_size > tile:
+            raise errors.InputError(
+                f"--patch_size: expected at most the shards' tile size of {tile} pixels, found "
+                f"{config.patch_size}; use a smaller patch, or write shards with a larger "
+                f"--tile_size."
+            )
+        crops = config.crops_per_tile or input_pipeline.crops_per_tile(
+            shards.info, config.patch_size
+        )
+        epoch_steps = input_pipeline.steps_per_epoch(shards, config.batch_size, crops)
+        return cls(crops, epoch_steps, config.steps or config.epochs * epoch_steps)
+
+    def stretches(self, step: int) -> Iterator[tuple[int, int, int]]:
+        """What is left to do from `step` on, as calls of `Model.fit`.
+
+        Yields:
+            First epoch, number of epochs, and steps of each: the rest of an epoch that was
+            interrupted, then whole epochs, then what the last one has.
+        """
+        while step < self.total_steps:
+            epoch, within = divmod(step, self.epoch_steps)
+            left = self.total_steps - step
+            if within or left < self.epoch_steps:
+                epochs, steps = 1, min(self.epoch_steps - within, left)
+            else:
+                epochs, steps = left // self.epoch_steps, self.epoch_steps
+            yield epoch, epochs, steps
+            step += epochs * steps
+
+
+def run(
+    config: train_config.TrainConfig,
+    model_config: presets.ModelConfig,
+    records_dir: str | Path,
+    model_dir: str | Path,
+    *,
+    terminal: bool = False,
+    command: str = "",
+) -> Result:
+    """Trains, or goes on training, until the configured end.
+
+    Args:
+        config: How to train.
+        model_config: What to train; `train_config.model_config` makes one for a data set.
+        records_dir: Shards and their `dataset_info.json`.
+        model_dir: Receives what `checkpoints` lists; a run that is there is continued.
+        terminal: Whether to draw a progress bar; plain log lines otherwise.
+        command: To be recorded in `config.json`.
+
+    Raises:
+        InputError: The configuration does not fit the shards, the devices or the run that
+            `model_dir` holds; or a record is damaged.
+        callbacks.TerminatedError: SIGTERM; all is saved, the same call goes on.
+    """
+    strategy = strategies.create(config.distribution)  # Before anything else uses TensorFlow.
+    with _reproducible(config):
+        trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
+        trainer.claim(command)
+        return trainer.train(terminal)
+
+
+class Trainer:
+    """One start of a run; see `run`.
+
+    Args:
+        config: How to train.
+        model_config: What to train.
+        records_dir: Where the shards are.
+        model_dir: Where the run is.
+        strategy: The devices.
+    """
+
+    def __init__(
+        self,
+        config: train_config.TrainConfig,
+        model_config: presets.ModelConfig,
+        records_dir: Path,
+        model_dir: Path,
+        strategy: tf.distribute.Strategy,
+    ):
+        self.config = config
+        self.model_config = model_config
+        self.model_dir = model_dir
+        self.strategy = strategy
+        self.shards = input_pipeline.Shards.load(records_dir, "train")
+        self.validation = None
+        if self.shards.info.splits.get("val", records.Split()).records:
+            self.validation = input_pipeline.Shards.load(records_dir, "val")
+        self.plan = Plan.of(config, self.shards)
+        strategies.check_batch_size(strategy, config.batch_size)
+        self.schedule = optimizers.Schedule(
+            config.schedule,
+            config.learning_rate,
+            steps=self.plan.total_steps,
+            warmup=config.warmup_steps,
+            final=config.final_rate,
+            boundaries=config.rate_boundaries,
+            factor=config.rate_factor,
+        )
+        with strategy.scope():
+            self.model = stfnet_model.StfNet(model_config)
+            self.model.compile(
+                optimizers.build(
+                    config.optimizer,
+                    self.schedule,
+                    config.optimizer_arguments,
+                    clip_norm=config.clip_norm,
+                    ema=config.ema,
+                ),
+                jit_compile=config.jit_compile,
+            )
+        # Every replica reports the values of the global batch.
+        self.model.distribute_reduction_method = "first"
+        scores = [metric.name for metric in self.model.metrics]
+        if config.monitor not in scores:
+            raise errors.InputError(
+                f"--monitor: expected one of {', '.join(scores)}; found '{config.monitor}'."
+            )
+        self.state = checkpoints.RunState()
+        self.store = checkpoints.Checkpoints(model_dir, self.model, self.state, strategy)
+        self.chief = strategies.is_chief(strategy)
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        return int(self.state.step.numpy())
+
+    def claim(self, command: str) -> None:
+        """Takes `model_dir` for this run and describes it there.
+
+        Raises:
+            InputError: It holds another run.
+        """
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        train_config.RunDescription.of(
+            self.config, self.model_config, self.shards.info, command
+        ).claim(self.model_dir, write=self.chief)
+        if self.chief:
+            self.model_config.save(self.model_dir)
+            self.shards.info.save(self.model_dir)
+
+    def train(self, terminal: bool) -> Result:
+        """Trains from where the run is to its end."""
+        saving = self._saving()
+        resumed = saving.resume()
+        if resumed:
+            logging.info("%s: going on after step %d.", self.model_dir, self.step)
+        history = callbacks.History(
+            self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
+        )
+        board = self._board(new=not resumed) if self.chief else None
+        end = callbacks.EpochEnd(
+            store=self.store,
+            saving=saving,
+            validate=self._validate(saving),
+            monitor=self.config.monitor,
+            patience=self.config.early_stopping,
+            every=self.config.validate_every,
+            epoch_steps=self.plan.epoch_steps,
+            total_steps=self.plan.total_steps,
+            history=history,
+            report=board.report if board else None,
+        )
+        end.set_model(self.model)
+        listeners = [*self._observers(terminal), end, saving] if self.chief else [end, saving]
+        with saving, self._naming_damage():
+            self._fit(end, listeners)
+        saving.save()
+        if self.chief:
+            self.model.load_weights(str(self.model_dir / checkpoints.BEST))
+        return Result(
+            self.model,
+            self.step,
+            history.rows,
+            float(self.state.best.numpy()),
+            int(self.state.best_step.numpy()),
+            float(self.state.seconds.numpy()),
+        )
+
+    def _fit(self, end: callbacks.EpochEnd, listeners: list[keras.callbacks.Callback]) -> None:
+        """Calls `Model.fit` until the run is at its end."""
+        # Stopped between an epoch's last step and the end of its validation.
+        at_end = self.step % self.plan.epoch_steps == 0 or self.step >= self.plan.total_steps
+        if at_end and int(self.state.closed.numpy()) < self.step:
+            end.close()
+        for epoch, epochs, steps in self.plan.stretches(self.step):
+            if self.state.finished.numpy():
+                return
+            self.model.fit(
+                self._batches(),
+                initial_epoch=epoch,
+                epochs=epoch + epochs,
+                steps_per_epoch=steps,
+                callbacks=listeners,
+                verbose=0,
+            )
+
+    def _batches(self) -> Any:
+        """The training batches from the present step on."""
+        local_replicas = self.strategy.num_replicas_in_sync // strategies.workers(self.strategy)
+
+        def make(worker: int, workers: int, batch_size: int) -> tf.data.Dataset:
+            return input_pipeline.training(
+                self.shards,
+                batch_size=batch_size,
+                patch_size=self.config.patch_size,
+                crops=self.plan.crops,
+                seed=self.config.seed,
+                step=self.step,
+                replicas=local_replicas,
+                worker=worker,
+                workers=workers,
+                augment=self.config.augment,
+            )
+
+        return strategies.distribute(self.strategy, self.config.batch_size, make)
+
+    def _validate(self, saving: callbacks.Saving) -> Callable[[], Mapping[str, float]] | None:
+        """A function that scores the present weights on the validation split."""
+        shards = self.validation
+        if shards is None:
+            return None
+        replicas = self.strategy.num_replicas_in_sync
+        local_replicas = replicas // strategies.workers(self.strategy)
+        # As many pixels at once as in training, or one tile.
+        share = (self.config.patch_size / shards.info.tile_size) ** 2 / replicas
+        batch_size = replicas * max(1, int(self.config.batch_size * share))
+        tiles = self.config.validation_tiles
+
+        def make(worker: int, workers: int, batch_size: int) -> tf.data.Dataset:
+            return input_pipeline.validation(
+                shards,
+                batch_size=batch_size,
+                tiles=tiles,
+                worker=worker,
+                workers=workers,
+                replicas=local_replicas,
+            )
+
+        batches = strategies.distribute(self.strategy, batch_size, make)
+        steps = input_pipeline.validation_steps(shards, batch_size, tiles)
+
+        def validate() -> Mapping[str, float]:
+            return self.model.evaluate(
+                batches, steps=steps, callbacks=[saving], return_dict=True, verbose=0
+            )
+
+        return validate
+
+    def _saving(self) -> callbacks.Saving:
+        saving = callbacks.Saving(
+            self.store,
+            self.plan.epoch_steps,
+            self.config.checkpoint_steps,
+            self.config.checkpoint_seconds,
+            strategies.agreement(self.strategy),
+        )
+        saving.set_model(self.model)
+        return saving
+
+    def _observers(self, terminal: bool) -> list[keras.callbacks.Callback]:
+        """What only watches."""
+        return [
+            callbacks.Scalars(
+                self.model_dir / "tensorboard",
+                self.state,
+                self.schedule,
+                self.config.batch_size,
+                self.config.summary_steps,
+                self.config.profiled_steps,
+            ),
+            callbacks.Progress(self.state, self.plan.total_steps, terminal),
+        ]
+
+    def _board(self, new: bool) -> callbacks.Board:
+        shown = input_pipeline.examples(self.validation or self.shards, self.config.panels)
+        board = callbacks.Board(
+            self.model_dir / "tensorboard", self.model, self.shards.info, list(shown)
+        )
+        if new:
+            board.start(
+                {**dataclasses.asdict(self.model_config), **dataclasses.asdict(self.config)},
+                [metric.name for metric in self.model.metrics],
+            )
+        return board
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        """Where reading fails, finds and names the shard and the record."""
+        try:
+            yield
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+            for shards in filter(None, (self.shards, self.validation)):
+                shards.name_damage()
+            raise
+
+
+@contextlib.contextmanager
+def _reproducible(config: train_config.TrainConfig) -> Iterator[None]:
+    """Seeds everything, and sets the precision for as long as the run lasts."""
+    keras.utils.set_random_seed(config.seed)
+    if not tf.config.list_physical_devices("GPU"):
+        # Costs nothing on CPUs; on GPUs it would slow convolutions down.
+        tf.config.experimental.enable_op_determinism()
+    policy = keras.mixed_precision.global_policy()
+    if config.mixed_bfloat16:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
