@@ -62,8 +62,7 @@ def form(
     }
     paired = sorted(set(fine) & set(coarse))
     if not any(given.values()):
-        # Nothing is said about dates: all that there are serve training.
-        given["train"] = tuple(paired)
+        given = _shared_out(dataset, paired)
     _check_present(dataset, given, set(fine), set(coarse))
     if dataset.split_by == "blocks":
         # The same dates in every split: places are kept apart, not times.
@@ -74,11 +73,11 @@ def form(
     made = {
         "train": written["train"] + _chained(dates["train"], dataset),
         "val": written["val"]
-        + _around(dates["val"], sorted({*_flat(given["train"]), *dates["val"]}), dataset),
-        "test": written["test"] + _around(dates["test"], paired, dataset),
+        + around(dates["val"], sorted({*_flat(given["train"]), *dates["val"]}), dataset),
+        "test": written["test"] + around(dates["test"], paired, dataset),
     }
     if dataset.supervision == "pair":
-        made["train"] += _around(
+        made["train"] += around(
             [*dates["val"], *dates["test"]], sorted(_flat(given["train"])), dataset
         )
         made["train"] += [t for t in written["val"] + written["test"] if t.t3 is not None]
@@ -91,6 +90,18 @@ def form(
 def one_sided(triplets: Sequence[Triplet]) -> list[Triplet]:
     """Those without a later fine image."""
     return [triplet for triplet in triplets if triplet.t3 is None]
+
+
+def _shared_out(dataset: Dataset, dates: list[Date]) -> dict:
+    """Where no dates are named: the last ones test, those before validate, the others teach."""
+    by_date = dataset.split_by == "dates"
+    validation, test = (round(share * len(dates) * by_date) for share in dataset.shares)
+    last = len(dates) - test
+    return {
+        "train": tuple(dates[: last - validation]),
+        "val": tuple(dates[last - validation : last]),
+        "test": tuple(dates[last:]),
+    }
 
 
 def _flat(entries: Sequence) -> list[Date]:
@@ -113,7 +124,7 @@ def _chained(dates: Sequence[Date], dataset: Dataset) -> list[Triplet]:
     return [Triplet(*k) for k in groups if _within(k[0], k[2], dataset)]
 
 
-def _around(middles: Sequence[Date], known: Sequence[Date], dataset: Dataset) -> list[Triplet]:
+def around(middles: Sequence[Date], known: Sequence[Date], dataset: Dataset) -> list[Triplet]:
     """For every t2 the nearest known dates before and after; one-sided where there is no later."""
     made = []
     for t2 in middles:

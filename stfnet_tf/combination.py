@@ -28,19 +28,24 @@ class Fused(typing.NamedTuple):
     sides: tf.Tensor
 
 
-def mean_absolute_change(c12: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """v12 = mean|C12| over each image's valid pixels.
+def absolute_change(c12: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Σ|C12| over each image's valid pixels, and how many those are.
 
     Args:
-        c12: Reflectance change, [batch, height, width, bands].
+        c12: Coarse change, [batch, height, width, bands].
         valid: [batch, height, width, 1].
 
     Returns:
-        [batch, bands]; 0 for an image without a valid pixel.
+        [batch, bands] and [batch, 1]; v12 = mean|C12| is their quotient.
     """
     valid = tf.cast(valid, c12.dtype)
-    total = tf.reduce_sum(tf.abs(c12) * valid, (1, 2))
-    return total / tf.maximum(tf.reduce_sum(valid, (1, 2)), 1.0)
+    return tf.reduce_sum(tf.abs(c12) * valid, (1, 2)), tf.reduce_sum(valid, (1, 2))
+
+
+def mean_absolute_change(c12: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """v12 = mean|C12| of each image, [batch, bands]; 0 for one without a valid pixel."""
+    total, count = absolute_change(c12, valid)
+    return total / tf.maximum(count, 1.0)
 
 
 def forward_weight(

@@ -19,7 +19,9 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -41,7 +43,7 @@ _VERSION = flags.DEFINE_integer(
 )
 
 
-def save(fusion, folder: Path, version: int | None = None) -> Path:
+def save(fusion: Any, folder: Path, version: int | None = None) -> Path:
     """Writes one version of a model.
 
     Args:
@@ -99,7 +101,7 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
                 ) from None
 
 
-def card(fusion) -> dict:
+def card(fusion: Any) -> dict:
     """What a client must know: bands, encodings, halo, configuration, versions."""
     import tensorflow as tf
 
@@ -120,7 +122,7 @@ def card(fusion) -> dict:
     }
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Exports --model_dir."""
     from stfnet_tf import fusion as fusions
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import records
-from stfnet_tf import checkpoints, presets, psf
+from stfnet_tf import checkpoints, combination, presets, psf
 from stfnet_tf import model as stfnet_model
 
 BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
@@ -60,6 +60,9 @@ class Fusion(tf.Module):
         self.fuse_tile = tf.function(lambda **batch: self._fuse(batch)).get_concrete_function(
             **image, **valid, **change
         )
+        self.coarse_change = tf.function(
+            lambda **batch: self._coarse_change(batch)
+        ).get_concrete_function(**image, **valid)
         self.forward_only = tf.function(
             lambda **images: self._forward(images)
         ).get_concrete_function(**{k: image[k] for k in FORWARD})
@@ -74,11 +77,22 @@ class Fusion(tf.Module):
             "serving_default": self.serving_default,
             "fuse_masked": self.fuse_masked,
             "fuse_tile": self.fuse_tile,
+            "coarse_change": self.coarse_change,
             "forward_only": self.forward_only,
             "serialized_examples": self.serialized_examples,
         }
 
     def _fuse(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        fused = self.model.fuse(self._prepare(batch), batch.get("v12"), batch.get("v23"))
+        known = fused.sides > 0
+        return {
+            "f2": encode(fused.f2, known, self.info.fine),
+            "quality": tf.where(known, fused.quality, np.nan),
+            "sides": fused.sides,
+        }
+
+    def _prepare(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Digital numbers to what the model takes: reflectance, 0 where invalid, and masks."""
         prepared = {}
         for k in BOTH_SIDES:
             prepared[k], valid = decode(batch[k], self.info.encoding(k))
@@ -86,12 +100,23 @@ class Fusion(tf.Module):
                 valid &= batch[f"valid_{k}"][..., None]
             prepared[k] = tf.where(valid, prepared[k], 0.0)
             prepared[f"valid_{k}"] = tf.cast(valid, tf.float32)
-        fused = self.model.fuse(prepared, batch.get("v12"), batch.get("v23"))
-        known = fused.sides > 0
+        return prepared
+
+    def _coarse_change(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Sums from which a client gets `v12` and `v23` of an image that it sends in tiles.
+
+        Σ|C12| and Σ|C23|, [batch, bands], over pixels valid in their fine image as well, and how
+        many those are, [batch, 1].
+        """
+        predicted = self.model(self._prepare(batch), training=False)
         return {
-            "f2": encode(fused.f2, known, self.info.fine),
-            "quality": tf.where(known, fused.quality, np.nan),
-            "sides": fused.sides,
+            f"{name}{side}": value
+            for side in ("12", "23")
+            for name, value in zip(
+                ("total", "count"),
+                combination.absolute_change(predicted[f"c{side}"], predicted[f"valid{side}"]),
+                strict=True,
+            )
         }
 
     def _forward(self, images: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

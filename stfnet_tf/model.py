@@ -1,6 +1,6 @@
 """StfNet: two streams, and the training step that makes them agree (Liu et al. 2019)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +18,7 @@ from stfnet_tf import (
     streams,
 )
 
+Batch = Mapping[str, tf.Tensor]
 IMAGES = ("f1", "f3", "c1", "c2", "c3")
 # A low-passed coarse change is trusted where at least this share of the filter's weight fell on
 # valid pixels; outside, it is extrapolation.
@@ -35,12 +36,12 @@ class CoarseChange(keras.layers.Layer):
         sigma: σ of the low-pass in fine pixels; 0 for none.
     """
 
-    def __init__(self, operator: change.ChangeOperator, sigma: float, **kwargs):
+    def __init__(self, operator: change.ChangeOperator, sigma: float, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.operator = operator
         self.sigma = sigma
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """(C_i, C_j, valid_i, valid_j) to the change [b, h, w, bands] and its validity."""
         earlier, later, valid_earlier, valid_later = inputs
         valid = valid_earlier * valid_later
@@ -116,7 +117,7 @@ class StfNet(keras.Model):
 
     def fuse(
         self,
-        batch: Mapping[str, tf.Tensor],
+        batch: Batch,
         v12: tf.Tensor | None = None,
         v23: tf.Tensor | None = None,
     ) -> combination.Fused:
@@ -124,7 +125,13 @@ class StfNet(keras.Model):
         predicted = self({k: batch[k] for k in self.input_names}, training=False)
         return self._combine(batch, predicted, v12, v23)
 
-    def _combine(self, batch, predicted, v12=None, v23=None) -> combination.Fused:
+    def _combine(
+        self,
+        batch: Batch,
+        predicted: Batch,
+        v12: tf.Tensor | None = None,
+        v23: tf.Tensor | None = None,
+    ) -> combination.Fused:
         forward, backward = self._both_sides(batch, predicted)
         valid12, valid23 = predicted["valid12"], predicted["valid23"]
         weight = combination.forward_weight(
@@ -134,19 +141,21 @@ class StfNet(keras.Model):
             forward, backward, valid12 > 0, valid23 > 0, weight, self.config.psf_sigma
         )
 
-    def _both_sides(self, batch, predicted):
+    def _both_sides(self, batch: Batch, predicted: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """F̂2⁺ = F1 + F̂12 and F̂2⁻ = F3 − F̂23, reflectance."""
         return (
             self.operator.add(batch["f1"], predicted["f12"]),
             self.operator.add(batch["f3"], -predicted["f23"]),
         )
 
-    def _stream(self, stream, coarse, fine, training):
+    def _stream(
+        self, stream: keras.Model, coarse: tf.Tensor, fine: tf.Tensor, training: bool
+    ) -> tf.Tensor:
         gain = self.config.gain
         return stream([coarse * gain, fine * gain], training=training) / gain
 
     def loss_terms(
-        self, batch: Mapping[str, tf.Tensor], training: bool
+        self, batch: Batch, training: bool
     ) -> tuple[dict[str, list[losses.Masked]], dict[str, tf.Tensor]]:
         """Every term of the loss on this replica's share of the batch, in units of g².
 
@@ -216,7 +225,7 @@ class StfNet(keras.Model):
             ]
         return terms, predicted
 
-    def _coarse_consistency(self, batch, predicted) -> list[losses.Masked]:
+    def _coarse_consistency(self, batch: Batch, predicted: Batch) -> list[losses.Masked]:
         """‖PSF ∗ (F̂2⁺ − F1) − C12‖² and its mirror image, weighted by the blur's support.
 
         In reflectance, the domain in which the coarse sensor averages.
@@ -252,7 +261,7 @@ class StfNet(keras.Model):
         terms, predicted = self.loss_terms(data, training=False)
         return self._report(data, self.loss_weights.total(terms), predicted)
 
-    def _report(self, batch, values, predicted) -> dict[str, tf.Tensor]:
+    def _report(self, batch: Batch, values: Batch, predicted: Batch) -> dict[str, tf.Tensor]:
         """Updates the running scores; returns all of them by name.
 
         `rmse` is that of F̂2 where F2 is known ("triplet"), of F̂1 and F̂3 from one another
@@ -282,9 +291,9 @@ class StfNet(keras.Model):
 class _Gain(keras.layers.Layer):
     """Multiplies by a constant, in float32 whatever the policy."""
 
-    def __init__(self, factor: float, **kwargs):
+    def __init__(self, factor: float, **kwargs: Any):
         super().__init__(dtype="float32", **kwargs)
         self.factor = factor
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs * self.factor

@@ -1,0 +1,372 @@
+"""A model over a whole scene: windows with a halo in, one georeferenced raster a date out.
+
+A window is read with as many more pixels on every side as its result depends on, so the raster
+equals the network on the whole image, whatever the window's size; memory does not grow with the
+scene. The next window is read and the last one written while the network works.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import stfnet_tf
+from data_prep import catalog, errors, progress, rasters, records, tiles, triplets
+from stfnet_tf import checkpoints, export, fusion, presets
+
+# Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
+READ_AHEAD = 2
+QUALITY_SCALE = 1e-4
+QUALITY_NODATA = -1
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained model as fusing needs it, from a training run or from a SavedModel.
+
+    Attributes:
+        name: Where it comes from, for provenance.
+        bands: Band names in order.
+        fine: Encoding of its fine images, in and out.
+        coarse: Encoding of its coarse images.
+        config: The model's configuration.
+        halo: Pixels beyond a tile that its result depends on.
+        fuse_tile: The signature of that name.
+        coarse_change: The signature of that name.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    fine: records.Encoding
+    coarse: records.Encoding
+    config: presets.ModelConfig
+    halo: int
+    fuse_tile: Callable[..., Mapping[str, tf.Tensor]]
+    coarse_change: Callable[..., Mapping[str, tf.Tensor]]
+
+    @classmethod
+    def from_run(cls, model_dir: str | Path, images: catalog.Catalog) -> "Predictor":
+        """The best model of a training run, in the encodings of the images to be fused.
+
+        The network works in reflectance, so it may have been trained on other encodings.
+
+        Raises:
+            InputError: There is no trained model, or it was trained for other bands.
+        """
+        model = checkpoints.load_model(model_dir)
+        _check_bands(str(model_dir), model.config.bands, images)
+        info = dataclasses.replace(
+            records.DatasetInfo.load(model_dir),
+            fine=images.encoding("fine"),
+            coarse=images.encoding("coarse"),
+        )
+        made = fusion.Fusion(model, info)
+        return cls(
+            str(model_dir),
+            info.bands,
+            info.fine,
+            info.coarse,
+            model.config,
+            fusion.halo(model.config),
+            made.fuse_tile,
+            made.coarse_change,
+        )
+
+    @classmethod
+    def from_saved_model(cls, folder: str | Path, images: catalog.Catalog) -> "Predictor":
+        """An export, by its signatures alone.
+
+        Raises:
+            InputError: There is none, or it was made for other bands or encodings.
+        """
+        path = Path(folder) / "assets.extra" / export.CARD_FILE
+        try:
+            card = json.loads(path.read_text())
+        except OSError:
+            raise errors.InputError(
+                f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
+                f"{path.relative_to(folder)}."
+            ) from None
+        _check_bands(str(folder), tuple(card["bands"]), images)
+        encodings = {side: records.Encoding(**card[side]) for side in ("fine", "coarse")}
+        for side, expected in encodings.items():
+            found = images.encoding(side)
+            if (found.dtype, found.scale, found.offset) != (
+                expected.dtype,
+                expected.scale,
+                expected.offset,
+            ):
+                raise errors.InputError(
+                    f"{folder}: expected {side} images as {expected.dtype} × {expected.scale} + "
+                    f"{expected.offset}, found {found.dtype} × {found.scale} + {found.offset}; "
+                    f"--model_dir takes any encoding."
+                )
+        loaded = tf.saved_model.load(str(folder))
+        return cls(
+            str(folder),
+            tuple(card["bands"]),
+            encodings["fine"],
+            encodings["coarse"],
+            presets.ModelConfig(**card["model"]),
+            card["halo"],
+            # The loaded object owns the variables that its signatures use.
+            _keeping(loaded, "fuse_tile"),
+            _keeping(loaded, "coarse_change"),
+        )
+
+
+def _keeping(loaded: Any, name: str) -> Callable[..., Mapping[str, tf.Tensor]]:
+    function = loaded.signatures[name]
+    function.keeps_alive = loaded
+    return function
+
+
+def _check_bands(name: str, bands: tuple[str, ...], images: catalog.Catalog) -> None:
+    if tuple(bands) != images.dataset.bands:
+        raise errors.InputError(
+            f"{name}: expected a model for the bands {', '.join(images.dataset.bands)} of "
+            f"{images.dataset.path}, found one for {', '.join(bands)}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """What fusing one date made.
+
+    Attributes:
+        triplet: The dates.
+        path: The fused raster.
+        quality_path: Its quality and flag layers.
+        rmse: Root mean square error per band in reflectance over the pixels whose truth is
+            known; None where none is.
+        pixels: How many those are.
+        known: Share of the scene's pixels that were fused.
+    """
+
+    triplet: triplets.Triplet
+    path: Path
+    quality_path: Path
+    rmse: tuple[float, ...] | None
+    pixels: int
+    known: float
+
+
+def fuse(
+    predictor: Predictor,
+    images: catalog.Catalog,
+    triplet: triplets.Triplet,
+    output_dir: str | Path,
+    window: int = 512,
+) -> Fused:
+    """Fuses one date of a scene into `<output_dir>/<date>.tif` and `<date>_quality.tif`.
+
+    Args:
+        predictor: The model.
+        images: The scene's images.
+        triplet: t2 is the date to be fused; t3 None fuses from the earlier pair alone.
+        output_dir: Where the rasters go, each whole or not at all.
+        window: Height and width, in pixels, of what is fused at a time; it changes speed and
+            memory, not the result.
+
+    Raises:
+        InputError: An image cannot be read or a raster cannot be written.
+    """
+    grid = images.grid
+    cells = tiles.windows(*grid.shape, window)
+    change = _whole_image_change(predictor, images, triplet, cells)
+    path = Path(output_dir) / f"{triplet.t2}.tif"
+    quality_path = path.with_name(f"{triplet.t2}_quality.tif")
+    truth = _Truth(images, triplet)
+    known = 0
+    with (
+        contextlib.closing(_read_ahead(images, triplet, cells, predictor.halo)) as read,
+        _outputs(predictor, images, triplet, path, quality_path) as (fused, quality),
+        concurrent.futures.ThreadPoolExecutor(1) as writing,
+    ):
+        written: concurrent.futures.Future | None = None
+        for cell, inner, batch in progress.track(read, f"Fusing {triplet.t2}", len(cells)):
+            result = {k: v[0][inner] for k, v in _run(predictor.fuse_tile, batch, change).items()}
+            known += int(np.count_nonzero(result["sides"]))
+            if written is not None:
+                written.result()
+            written = writing.submit(_write, fused, quality, truth, cell, result)
+        if written is not None:
+            written.result()
+    return Fused(
+        triplet,
+        path,
+        quality_path,
+        truth.rmse(),
+        truth.pixels,
+        known / (grid.height * grid.width),
+    )
+
+
+def _run(function: Callable[..., Mapping[str, tf.Tensor]], batch: Arrays, change: Arrays) -> Arrays:
+    tensors = {k: tf.constant(v) for k, v in (batch | change).items()}
+    return {k: v.numpy() for k, v in function(**tensors).items()}
+
+
+def _read_ahead(
+    images: catalog.Catalog, triplet: triplets.Triplet, cells: list[rasters.Window], halo: int
+) -> Generator[tuple[rasters.Window, tuple[slice, slice], Arrays], None, None]:
+    """Reads each window with its halo, a few windows ahead.
+
+    Yields:
+        The window, where it lies in what was read, and the images and masks [1, H, W, ·].
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as reading:
+        queue: collections.deque = collections.deque()
+        remaining = iter(cells)
+        while True:
+            for cell in remaining:
+                wide = tiles.expand(cell, halo, *images.grid.shape)
+                inner = cell.moved(-wide.row, -wide.col).slices
+                queue.append((cell, inner, reading.submit(_read, images, triplet, wide)))
+                if len(queue) > READ_AHEAD:
+                    break
+            if not queue:
+                return
+            cell, inner, future = queue.popleft()
+            try:
+                yield cell, inner, future.result()
+            except GeneratorExit:
+                reading.shutdown(cancel_futures=True)
+                raise
+
+
+def _read(images: catalog.Catalog, triplet: triplets.Triplet, window: rasters.Window) -> Arrays:
+    """The five images and their masks; what a one-sided triplet lacks is nowhere valid."""
+    batch = {}
+    for name in fusion.BOTH_SIDES:
+        side = records.side_of(name)
+        date = getattr(triplet, f"t{name[1]}")
+        if date is None:
+            dtype = images.encoding(side).dtype
+            batch[name] = np.zeros((1, *window.shape, len(images.dataset.bands)), dtype)
+            batch[f"valid_{name}"] = np.zeros((1, *window.shape), bool)
+        else:
+            image = images.read(side, date, window)
+            batch[name], batch[f"valid_{name}"] = image.dn[None], image.valid[None]
+    return batch
+
+
+def _whole_image_change(
+    predictor: Predictor,
+    images: catalog.Catalog,
+    triplet: triplets.Triplet,
+    cells: list[rasters.Window],
+) -> Arrays:
+    """`v12` and `v23` for `fuse_tile`; a pass over the scene where the weights need it."""
+    bands = len(predictor.bands)
+    if predictor.config.combination != "global":
+        return {k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}
+    sums: collections.Counter[str] = collections.Counter()
+    read = _read_ahead(images, triplet, cells, predictor.halo)
+    for _, inner, batch in progress.track(read, f"Measuring {triplet.t2}", len(cells)):
+        for name in ("valid_f1", "valid_f3"):
+            counted = np.zeros_like(batch[name])
+            counted[(0, *inner)] = batch[name][(0, *inner)]
+            batch[name] = counted
+        for k, v in _run(predictor.coarse_change, batch, {}).items():
+            sums[k] = sums[k] + v.astype(np.float64)  # type: ignore[assignment]
+    return {
+        f"v{k}": (sums[f"total{k}"] / np.maximum(sums[f"count{k}"], 1)).astype(np.float32)
+        for k in ("12", "23")
+    }
+
+
+@contextlib.contextmanager
+def _outputs(
+    predictor: Predictor,
+    images: catalog.Catalog,
+    triplet: triplets.Triplet,
+    path: Path,
+    quality_path: Path,
+) -> Iterator[tuple[rasters.Writer, rasters.Writer]]:
+    """Both rasters of a date, with all that the fine images state and where they come from."""
+    tags = {
+        "STFNET_VERSION": stfnet_tf.__version__,
+        "STFNET_MODEL": predictor.name,
+        "STFNET_PRESET": predictor.config.preset,
+        "STFNET_DATES": " ".join(triplet.iso),
+        "TENSORFLOW_VERSION": tf.__version__,
+    }
+    for name in fusion.BOTH_SIDES:
+        date = getattr(triplet, f"t{name[1]}")
+        if date is not None:
+            tags[f"STFNET_{name.upper()}"] = Path(images.file(records.side_of(name), date)).name
+    encoding = predictor.fine
+    with (
+        rasters.create(
+            path,
+            images.grid,
+            bands=len(predictor.bands),
+            dtype=encoding.dtype,
+            driver="COG",
+            nodata=encoding.nodata,
+            band_names=predictor.bands,
+            scale=encoding.scale,
+            offset=encoding.offset,
+            tags=tags,
+        ) as fused,
+        rasters.create(
+            quality_path,
+            images.grid,
+            bands=len(predictor.bands) + 1,
+            dtype="int16",
+            driver="COG",
+            nodata=QUALITY_NODATA,
+            band_names=(*(f"{band}_expected_error" for band in predictor.bands), "sides"),
+            scale=(*[QUALITY_SCALE] * len(predictor.bands), 1.0),
+            offset=0.0,
+            tags=tags | {"SIDES": "3 both, 1 forward only, 2 backward only, 0 none"},
+        ) as quality,
+    ):
+        yield fused, quality
+
+
+def _write(
+    fused: rasters.Writer,
+    quality: rasters.Writer,
+    truth: "_Truth",
+    cell: rasters.Window,
+    result: Arrays,
+) -> None:
+    fused.write(cell, result["f2"])
+    steps = np.clip(np.round(result["quality"] / QUALITY_SCALE), 0, np.iinfo(np.int16).max)
+    layers = np.where(np.isnan(steps), QUALITY_NODATA, steps).astype(np.int16)
+    quality.write(cell, np.concatenate([layers, result["sides"].astype(np.int16)], -1))
+    truth.compare(cell, result)
+
+
+class _Truth:
+    """Adds up the squared error against the true F2, where there is one."""
+
+    def __init__(self, images: catalog.Catalog, triplet: triplets.Triplet):
+        self._images = images
+        self._date = triplet.t2 if images.has("fine", triplet.t2) else None
+        self._total = np.zeros(len(images.dataset.bands))
+        self.pixels = 0
+
+    def compare(self, cell: rasters.Window, result: Arrays) -> None:
+        if self._date is None:
+            return
+        encoding = self._images.encoding("fine")
+        true = self._images.read("fine", self._date, cell)
+        valid = true.valid & (result["sides"][..., 0] > 0)
+        error = encoding.reflectance(result["f2"][valid]) - encoding.reflectance(true.dn[valid])
+        self._total += np.sum(error.astype(np.float64) ** 2, 0)
+        self.pixels += int(valid.sum())
+
+    def rmse(self) -> tuple[float, ...] | None:
+        return tuple(np.sqrt(self._total / self.pixels)) if self.pixels else None
