@@ -15,6 +15,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,75 @@ class Catalog:
     def file(self, side: str, date: Date) -> str:
         """The (first) file of a date's image, for messages and tables."""
         return str(self._entry(side, date).bands[0])
+
+    def files(self) -> list[Path]:
+        """Every file that the data set's images are read from."""
+        found = set()
+        for entries in self._entries.values():
+            for entry in entries.values():
+                for layer in (*entry.bands, *entry.quality):
+                    found.update(layer.files if layer else ())
+        return [Path(file) for file in sorted(found)]
+
+    def check(self) -> None:
+        """Looks at every image once, without reading pixels, before any work is begun.
+
+        Raises:
+            InputError: A file that does not open, a band that is not there, a type that differs
+                from the other dates', an image that does not touch the fine grid, or fine and
+                coarse that seem to be swapped.
+        """
+        for side, entries in self._entries.items():
+            for date, entry in entries.items():
+                self._check_layers(side, entry)
+                native = self.native_grid(side, date)
+                target = self.grid.moved(*(-k for k in self.shift(side, date)))
+                if rasters.footprint(target, native) is None:
+                    raise errors.InputError(
+                        f"{self.file(side, date)}: expected a {side} image that overlaps "
+                        f"{self.file('fine', self.fine_dates[0])} ({self.grid.describe()}), found "
+                        f"no common area with {native.describe()}."
+                    )
+        coarse = self.coarse_dates[0]
+        step = self._grid_ratio(coarse)
+        if step < 0.67:
+            raise errors.InputError(
+                f"{self.file('coarse', coarse)}: expected coarse pixels larger than those of "
+                f"{self.file('fine', self.fine_dates[0])}, found them {step:.2g} times as large; "
+                f"are [fine] and [coarse] swapped?"
+            )
+        if 0.67 <= step < 1.5:
+            self._check_detail()
+
+    def _check_layers(self, side: str, entry: Entry) -> None:
+        for layer in (*entry.bands, *(k for k in entry.quality if k)):
+            stated = rasters.info(layer.raster)
+            if not 1 <= layer.band <= stated.bands:
+                raise errors.InputError(
+                    f"{layer}: expected band {layer.band}, found {stated.bands} bands."
+                )
+            if layer in entry.bands:
+                dtype = _DTYPES.get(stated.dtype, stated.dtype)
+                if dtype != self.encoding(side).dtype:
+                    raise errors.InputError(
+                        f"{layer}: expected {self.encoding(side).dtype} pixels like the other "
+                        f"{side} images, found {stated.dtype}."
+                    )
+
+    def _check_detail(self) -> None:
+        """Coarse images resampled to the fine grid must be the smoother ones."""
+        dates = [d for d in self.fine_dates if self.has("coarse", d)]
+        if not dates:
+            return
+        side = min(*self.grid.shape, 1024)
+        window = Window((self.grid.height - side) // 2, (self.grid.width - side) // 2, side, side)
+        fine, coarse = (_roughness(self.read(k, dates[0], window)) for k in ("fine", "coarse"))
+        if coarse > 1.5 * fine:
+            raise errors.InputError(
+                f"{self.file('coarse', dates[0])}: expected a smoother image than "
+                f"{self.file('fine', dates[0])}, found {coarse / fine:.1f} times as much change "
+                f"from pixel to pixel; are [fine] and [coarse] swapped?"
+            )
 
     def source_date(self, side: str, date: Date) -> Date:
         """The date that the archive gives the image that stands for `date`."""
@@ -438,6 +508,16 @@ class Catalog:
             bad[..., None].astype(np.uint8), grid.crop(wide), native.crop(window), "nearest"
         )
         return (moved[..., 0] > 0) | (share == 0)
+
+
+def _roughness(image: Image) -> float:
+    """Change from pixel to pixel relative to the whole contrast, the mean over bands."""
+    dn = image.dn.astype(np.float64)
+    both = image.valid[1:] & image.valid[:-1]
+    if both.sum() < 16:
+        return 0.0
+    step = np.diff(dn, axis=0)[both].std(0)
+    return float(np.mean(step / np.maximum(dn[image.valid].std(0), 1e-12)))
 
 
 def _as_type(dn: np.ndarray, dtype: np.dtype) -> np.ndarray:

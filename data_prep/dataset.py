@@ -153,7 +153,8 @@ class Dataset:
         max_gap_days: Longest t3 − t1 of a triplet; None sets no bound.
         split_by: "dates", or "blocks" of the scene.
         block_size: Height and width of a spatial block, fine pixels.
-        block_shares: Shares of the blocks for validation and test.
+        shares: Shares for validation and test, of the blocks, or of the dates (the last ones)
+            where `dates` names none.
         like: A raster that gives the target grid; "" takes the first fine image's.
         extent: Of which fine images the target grid is the extent.
         tile_size: Height and width of a tile.
@@ -177,7 +178,7 @@ class Dataset:
     max_gap_days: int | None = None
     split_by: str = "dates"
     block_size: int = 512
-    block_shares: tuple[float, float] = (0.1, 0.2)
+    shares: tuple[float, float] = (0.0, 0.0)
     like: str = ""
     extent: str = "first"
     tile_size: int = 256
@@ -398,9 +399,9 @@ def _options(top: _Table) -> dict[str, Any]:
         "max_gap_days": triplets.number("max_gap_days", None, 2, infinity, whole=True),
         "split_by": split.one_of("by", SPLITS_BY, "dates"),
         "block_size": split.number("block_size", 512, 32, infinity, whole=True),
-        "block_shares": (
-            split.number("validation", 0.1, 0.0, 0.5),
-            split.number("test", 0.2, 0.0, 0.5),
+        "shares": (
+            split.number("validation", 0.0, 0.0, 0.5),
+            split.number("test", 0.0, 0.0, 0.5),
         ),
         "like": grid.text("like", ""),
         "extent": grid.one_of("extent", EXTENTS, "first"),

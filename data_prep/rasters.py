@@ -261,6 +261,11 @@ class _OpenFiles(threading.local):
 _open_files = _OpenFiles()
 
 
+def set_cache(size: int) -> None:
+    """Sets the bytes that GDAL may hold of decoded blocks in this process."""
+    gdal.SetCacheMax(int(size))
+
+
 def close_all() -> None:
     """Closes the rasters that this thread has open; for files that are to change on disk."""
     _open_files.handles.clear()

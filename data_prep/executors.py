@@ -1,0 +1,76 @@
+"""Where work over windows, dates and scenes runs: a process pool, or a Dask cluster.
+
+Both are `concurrent.futures.Executor`s; the caller cannot tell them apart.
+"""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+
+from data_prep import errors
+
+KINDS = ("processes", "dask")
+
+
+@contextlib.contextmanager
+def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iterator[Executor]:
+    """An executor for the length of a `with` block; work not yet begun is dropped at its end.
+
+    Args:
+        kind: One of `KINDS`.
+        workers: Processes on this machine; 0 takes one a core. A cluster that `scheduler` names
+            has its own.
+        scheduler: Address of a Dask scheduler, such as "tcp://10.0.0.1:8786"; with "" and "dask",
+            a cluster is started on this machine.
+
+    Raises:
+        InputError: Dask is not installed, or no scheduler answers.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    if kind == "processes":
+        # Spawned, not forked: open rasters and threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+    elif kind == "dask":
+        with _dask(workers, scheduler) as executor:
+            yield executor
+    else:
+        raise errors.InputError(f"--executor: expected one of {', '.join(KINDS)}, found '{kind}'.")
+
+
+@contextlib.contextmanager
+def _dask(workers: int, scheduler: str) -> Iterator[Executor]:
+    try:
+        import distributed
+    except ImportError:
+        raise errors.InputError(
+            "--executor=dask: expected the package 'distributed', found it missing; "
+            "install stfnet-tf[distributed]."
+        ) from None
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            try:
+                client = stack.enter_context(distributed.Client(scheduler, timeout="10s"))
+            except (OSError, ValueError, TimeoutError) as error:
+                raise errors.InputError(
+                    f"--dask_scheduler: expected a scheduler at '{scheduler}', found none "
+                    f"({type(error).__name__})."
+                ) from None
+        else:
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                )
+            )
+            client = stack.enter_context(distributed.Client(cluster))
+        executor = client.get_executor()
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)

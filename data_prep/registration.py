@@ -1,0 +1,320 @@
+"""The shift between coarse and fine images, to a fraction of a fine pixel.
+
+The fine image, blurred by the coarse sensor's point spread function, is what the coarse image
+would be if both lay at the same place. A masked phase correlation (scikit-image) finds the shift
+roughly; least squares over all valid pixels and bands refine it: with b the blurred fine image, c
+the coarse image moved by the shift s, and gain g and offset o a band,
+
+    minimise over s, g, o:  Σ_bands Σ_pixels (c(x − s) − g·b(x) − o)² / var(c)
+
+by Gauss-Newton steps along the gradient of b. Everything is done on pixels averaged to a quarter
+of a coarse pixel: finer detail is not in a coarse image.
+
+A date that is to be predicted has no fine image, or one that must not be looked at: its coarse
+image is compared with the nearest known fine images instead.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+from scipy import ndimage
+from skimage import registration as phase
+
+from data_prep import tiles
+from data_prep.catalog import Catalog
+from data_prep.dataset import Date
+
+_FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
+_STEPS = 12
+# Enough for a fraction of a pixel, and a bound on memory for scenes of any size.
+_MOST_PIXELS = 1500**2
+# Below that confidence a date takes the shift of the others.
+_LEAST_CONFIDENCE = 0.3
+# Shifts of one series agree when none is further than this from their median, in coarse pixels.
+_AGREEMENT = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """What was found for one coarse image.
+
+    Attributes:
+        date: The coarse image's date.
+        reference: The date of the fine image that it was compared with.
+        rows: Fine pixels by which the coarse image is to be moved down.
+        cols: … and to the right.
+        uncertainty: Standard error of the shift, fine pixels, from the spread over bands and
+            quarters of the scene.
+        confidence: 0 (nothing found) to 1: the correlation after the shift, less where the
+            uncertainty is a good part of a coarse pixel.
+        before: Coarse–fine correlation of each band as it is.
+        after: … and after the shift.
+    """
+
+    date: Date
+    reference: Date
+    rows: float
+    cols: float
+    uncertainty: float
+    confidence: float
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """What was found for all coarse images.
+
+    Attributes:
+        found: One a date.
+        rows: Median over the confident dates, fine pixels down.
+        cols: … and to the right.
+        consistent: Whether all confident dates agree to a quarter of a coarse pixel.
+    """
+
+    found: tuple[Shift, ...]
+    rows: float
+    cols: float
+    consistent: bool
+
+    @property
+    def shifts(self) -> dict[Date, tuple[float, float]]:
+        """What to move each coarse image by; the median where a date alone is not sure."""
+        return {
+            shift.date: (shift.rows, shift.cols)
+            if shift.confidence >= _LEAST_CONFIDENCE
+            else (self.rows, self.cols)
+            for shift in self.found
+        }
+
+
+def known_dates(catalog: Catalog) -> list[Date]:
+    """Fine dates that may be looked at: all but those to be predicted."""
+    tested = {
+        entry[1] if isinstance(entry, tuple) else entry for entry in catalog.dataset.dates.test
+    }
+    return [date for date in catalog.fine_dates if date not in tested]
+
+
+def estimate(catalog: Catalog, executor: Executor | None = None) -> Registration:
+    """Finds the shift of every coarse image.
+
+    Args:
+        catalog: The images; its own shifts are left out of account.
+        executor: Where the dates are worked on; here and now where None.
+    """
+    plain = Catalog(catalog.dataset)
+    known = known_dates(plain)
+    dates = plain.coarse_dates
+    run = executor.map if executor else map
+    found = tuple(run(estimate_date, [plain] * len(dates), dates, [known] * len(dates)))
+    sure = [shift for shift in found if shift.confidence >= _LEAST_CONFIDENCE]
+    rows = float(np.median([k.rows for k in sure])) if sure else 0.0
+    cols = float(np.median([k.cols for k in sure])) if sure else 0.0
+    off = [math.hypot(k.rows - rows, k.cols - cols) for k in sure]
+    return Registration(found, rows, cols, max(off, default=0.0) <= _AGREEMENT * plain.ratio)
+
+
+def estimate_date(catalog: Catalog, date: Date, known: Sequence[Date]) -> Shift:
+    """Finds the shift of one coarse image.
+
+    Args:
+        catalog: The images, without shifts.
+        date: The coarse image's date.
+        known: Fine dates that may be looked at.
+    """
+    coarse = _Reduced.read(catalog, "coarse", date)
+    candidates = [date] if date in known else _nearest(date, known)
+    best: Shift | None = None
+    for reference in candidates:
+        fine = _Reduced.read(catalog, "fine", reference).blurred(_sigma(catalog))
+        shift = _shift(catalog, date, reference, fine, coarse)
+        if best is None or shift.confidence > best.confidence:
+            best = shift
+    assert best is not None
+    if date not in known and date in catalog.fine_dates:
+        # For the table alone: the shift above was found without this image.
+        own = _Reduced.read(catalog, "fine", date).blurred(_sigma(catalog))
+        before, after = (
+            _correlations(own, coarse.moved(by))
+            for by in ((0.0, 0.0), (best.rows / own.step, best.cols / own.step))
+        )
+        best = dataclasses.replace(best, before=before, after=after)
+    return best
+
+
+def _nearest(date: Date, known: Sequence[Date]) -> list[Date]:
+    before, after = [d for d in known if d < date], [d for d in known if d > date]
+    return [*before[-1:], *after[:1]]
+
+
+def _sigma(catalog: Catalog) -> float:
+    """Standard deviation of the point spread function in fine pixels."""
+    return catalog.dataset.coarse.psf_fwhm * catalog.ratio * _FWHM_TO_SIGMA
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reduced:
+    """An image averaged over `step` × `step` pixels: values (H, W, B), weight (H, W) in 0–1."""
+
+    values: np.ndarray
+    weight: np.ndarray
+    step: int
+
+    @classmethod
+    def read(cls, catalog: Catalog, side: str, date: Date) -> "_Reduced":
+        height, width = catalog.grid.shape
+        step = max(1, int(catalog.ratio / 4), math.ceil(math.sqrt(height * width / _MOST_PIXELS)))
+        rows, cols = height // step, width // step
+        values = np.zeros((rows, cols, len(catalog.dataset.bands)), np.float32)
+        weight = np.zeros((rows, cols), np.float32)
+        for window in tiles.windows(rows, cols, max(1, 1024 // step)):
+            image = catalog.read(
+                side,
+                date,
+                dataclasses.replace(
+                    window,
+                    row=window.row * step,
+                    col=window.col * step,
+                    height=window.height * step,
+                    width=window.width * step,
+                ),
+            )
+            shape = (window.height, step, window.width, step)
+            valid = image.valid.reshape(shape)
+            share = valid.mean((1, 3))
+            dn = np.where(image.valid[..., None], image.dn, 0).reshape(*shape, -1)
+            total = dn.mean((1, 3), dtype=np.float64)
+            values[window.slices] = total / np.maximum(share, 1e-9)[..., None]
+            weight[window.slices] = share
+        return cls(values, weight, step)
+
+    def blurred(self, sigma: float) -> "_Reduced":
+        """By a Gaussian of `sigma` fine pixels; invalid pixels carry no weight."""
+        sigmas = (sigma / self.step, sigma / self.step)
+        weight = ndimage.gaussian_filter(self.weight, sigmas)
+        spread = ndimage.gaussian_filter(self.values * self.weight[..., None], (*sigmas, 0))
+        values = spread / np.maximum(weight, 1e-6)[..., None]
+        # A blurred pixel counts when most of its footprint was seen and it was itself.
+        return _Reduced(values, np.where(weight > 0.7, self.weight, 0), self.step)
+
+    def moved(self, by: tuple[float, float]) -> "_Reduced":
+        """By rows and columns of its own pixels."""
+        values = ndimage.shift(self.values, (*by, 0), order=1, mode="nearest")
+        weight = ndimage.shift(self.weight, by, order=1, mode="constant")
+        return _Reduced(values, np.where(weight > 0.99, weight, 0), self.step)
+
+
+def _shift(
+    catalog: Catalog, date: Date, reference: Date, fine: _Reduced, coarse: _Reduced
+) -> Shift:
+    step, ratio = fine.step, catalog.ratio
+    limit = (catalog.dataset.max_shift or max(1.5 * ratio, 4.0)) / step
+    start = _rough(fine, coarse, limit)
+    every = list(range(fine.values.shape[-1]))
+    whole = fine.weight * 0 + 1
+    best = _refined(fine, coarse, start, every, whole, limit)
+    parts = [_refined(fine, coarse, best, [k], whole, limit) for k in every] if every[1:] else []
+    parts += [_refined(fine, coarse, best, every, part, limit) for part in _quarters(whole.shape)]
+    spread = 1.4826 * np.median(np.abs(np.array(parts) - best), axis=0)
+    uncertainty = float(np.hypot(*spread)) * step / math.sqrt(len(parts))
+    before, after = (_correlations(fine, coarse.moved(by)) for by in ((0.0, 0.0), best))
+    confidence = max(float(np.mean(after)), 0.0) * math.exp(-uncertainty / (0.25 * ratio))
+    if np.hypot(*best) > limit or np.mean(after) < np.mean(before):
+        confidence = 0.0
+    return Shift(
+        date,
+        reference,
+        float(best[0] * step),
+        float(best[1] * step),
+        uncertainty,
+        confidence,
+        before,
+        after,
+    )
+
+
+def _quarters(shape: tuple[int, ...]) -> list[np.ndarray]:
+    rows, cols = np.indices(shape)
+    lower, right = rows >= shape[0] / 2, cols >= shape[1] / 2
+    return [(lower == a) & (right == b) for a in (False, True) for b in (False, True)]
+
+
+def _rough(fine: _Reduced, coarse: _Reduced, limit: float) -> tuple[float, float]:
+    """Whole-pixel shift by masked phase correlation of the bands' normalised sum."""
+    images = [_normalised(k) for k in (fine, coarse)]
+    masks = [k.weight > 0.5 for k in (fine, coarse)]
+    if min(mask.sum() for mask in masks) < 64:
+        return 0.0, 0.0
+    found = phase.phase_cross_correlation(
+        *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=0.5
+    )[0]
+    rows, cols = (float(k) for k in found)
+    return (rows, cols) if math.hypot(rows, cols) <= limit else (0.0, 0.0)
+
+
+def _normalised(image: _Reduced) -> np.ndarray:
+    """One band that all bands have a part in, low frequencies that carry no place taken out."""
+    total = np.zeros(image.weight.shape)
+    good = image.weight > 0
+    for k in range(image.values.shape[-1]):
+        band = image.values[..., k]
+        mean, std = (band[good].mean(), band[good].std()) if good.any() else (0.0, 1.0)
+        total += np.where(good, (band - mean) / (std or 1.0), 0)
+    return total
+
+
+def _refined(
+    fine: _Reduced,
+    coarse: _Reduced,
+    start: tuple[float, float] | np.ndarray,
+    bands: Sequence[int],
+    part: np.ndarray,
+    limit: float,
+) -> np.ndarray:
+    """Gauss-Newton from a rough shift, rows and columns of the reduced pixels, [2]."""
+    shift = np.array(start, float)
+    gradients = np.gradient(fine.values, axis=(0, 1))
+    for _ in range(_STEPS):
+        moved = coarse.moved((shift[0], shift[1]))
+        weight = fine.weight * moved.weight * part
+        good = weight > 0.5
+        if good.sum() < 64:
+            break
+        normal, right = np.zeros((2, 2)), np.zeros(2)
+        for k in bands:
+            b, c, *slopes = (
+                _centred(image[..., k][good]) for image in (fine.values, moved.values, *gradients)
+            )
+            # Gain and offset are solved for and taken out of both sides.
+            power = max(float(b @ b), 1e-12)
+            gain = float(b @ c) / power
+            residual = c - gain * b
+            slope = np.stack([gain * (k - b * (float(b @ k) / power)) for k in slopes], -1)
+            variance = max(float(c @ c), 1e-12)
+            normal += slope.T @ slope / variance
+            right += slope.T @ residual / variance
+        # Moving the coarse image by +δ adds −δ·∇c to it.
+        step = np.linalg.lstsq(normal, right, rcond=None)[0]
+        step *= min(1.0, 4.0 / max(float(np.hypot(*step)), 1e-12))
+        shift += step
+        if np.hypot(*step) < 1e-3 or np.hypot(*shift) > 2 * limit:
+            break
+    return shift
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64) - values.mean(dtype=np.float64)
+
+
+def _correlations(fine: _Reduced, coarse: _Reduced) -> tuple[float, ...]:
+    good = (fine.weight > 0.5) & (coarse.weight > 0.5)
+    if good.sum() < 3:
+        return (math.nan,) * fine.values.shape[-1]
+    return tuple(
+        float(np.corrcoef(fine.values[..., k][good], coarse.values[..., k][good])[0, 1])
+        for k in range(fine.values.shape[-1])
+    )

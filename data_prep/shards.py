@@ -1,0 +1,333 @@
+"""One shard: which tiles it holds, writing it, and what it contributes to the statistics.
+
+Shards are independent of each other and of the number of processes: a shard's tiles are fixed
+before the first is read, and its bytes follow from them alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+
+from data_prep import errors, rasters, records, tiles
+from data_prep.catalog import Catalog
+from data_prep.dataset import Dataset
+from data_prep.rasters import Window
+from data_prep.triplets import Triplet
+
+PROGRESS = ".progress"
+"""Folder beside the shards with one note for each finished shard."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One tile to be written."""
+
+    triplet: Triplet
+    window: Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One shard to be written.
+
+    Attributes:
+        split: One of `records.SPLITS`.
+        file: The shard's name, "train-00000-of-00004.tfrecord".
+        items: Its tiles in order.
+        min_valid: Least share of pixels valid in all images of a tile that is kept.
+        with_f2: Whether F2 is written where it is known.
+        run: Fingerprint of all that the bytes depend on.
+    """
+
+    split: str
+    file: str
+    items: tuple[Item, ...]
+    min_valid: float
+    with_f2: bool
+    run: str
+
+
+def plan(
+    dataset: Dataset,
+    catalog: Catalog,
+    triplets: Mapping[str, Sequence[Triplet]],
+    *,
+    tile_size: int,
+    min_valid: float,
+    shard_bytes: int,
+    run: str,
+) -> list[Job]:
+    """Lays all tiles of all splits out into shards of about `shard_bytes`.
+
+    Returns:
+        Jobs in the order of splits and shards; none for a split without triplets.
+    """
+    windows = tiles.windows(*catalog.grid.shape, tile_size)
+    jobs = []
+    for split in records.SPLITS:
+        places = [w for w in windows if _belongs(dataset, catalog, w, tile_size, split)]
+        items = [Item(triplet, window) for triplet in triplets[split] for window in places]
+        total = sum(_bytes(catalog, item.window) for item in items)
+        count = min(len(items), -(-total // shard_bytes))
+        for k, part in enumerate(np.array_split(np.arange(len(items)), count) if count else []):
+            jobs.append(
+                Job(
+                    split,
+                    f"{split}-{k:05d}-of-{count:05d}.tfrecord",
+                    tuple(items[i] for i in part),
+                    min_valid,
+                    # In `pair` mode F2 is what is to be found; it only scores.
+                    dataset.supervision == "triplet" or split != "train",
+                    run,
+                )
+            )
+    return jobs
+
+
+def _bytes(catalog: Catalog, window: Window) -> int:
+    """Raw bytes of a record: three images a side and the validity bits."""
+    sizes = [np.dtype(catalog.encoding(side).dtype).itemsize for side in ("fine", "coarse")]
+    return window.height * window.width * (3 * sum(sizes) * len(catalog.dataset.bands) + 1)
+
+
+def _belongs(
+    dataset: Dataset, catalog: Catalog, window: Window, tile_size: int, split: str
+) -> bool:
+    """Whether a tile serves a split: always, unless the split is by places.
+
+    A block is a whole number of tiles, so that no tile lies in two of them.
+    """
+    if dataset.split_by != "blocks":
+        return True
+    size = -(-dataset.block_size // tile_size) * tile_size
+    rows, cols = (-(-n // size) for n in catalog.grid.shape)
+    validation, test = dataset.shares
+    order = np.random.default_rng(0).permutation(rows * cols)
+    place = order[window.row // size * cols + window.col // size] / (rows * cols)
+    if place < test:
+        return split == "test"
+    return split == ("val" if place < test + validation else "train")
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums over the valid pixels of one side, per band, in digital numbers."""
+
+    count: int
+    total: np.ndarray
+    squares: np.ndarray
+    least: np.ndarray
+    greatest: np.ndarray
+
+    @classmethod
+    def empty(cls, bands: int) -> "Moments":
+        """Of no pixel."""
+        zeros = np.zeros(bands)
+        return cls(0, zeros, zeros, np.full(bands, np.inf), np.full(bands, -np.inf))
+
+    @classmethod
+    def of(cls, dn: np.ndarray, valid: np.ndarray) -> "Moments":
+        """Of the valid pixels of an image (H, W, B)."""
+        pixels = dn.reshape(-1, dn.shape[-1]) if valid.all() else dn[valid]
+        if not len(pixels):
+            return cls.empty(dn.shape[-1])
+        wide = pixels.astype(np.float64)
+        return cls(
+            len(pixels),
+            wide.sum(0),
+            np.einsum("ij,ij->j", wide, wide),
+            pixels.min(0).astype(np.float64),
+            pixels.max(0).astype(np.float64),
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            np.minimum(self.least, other.least),
+            np.maximum(self.greatest, other.greatest),
+        )
+
+    def statistics(self, encoding: records.Encoding) -> dict[str, Any]:
+        """Mean, std, min and max in reflectance, a number a band, and the count of pixels."""
+        if not self.count:
+            return {"mean": [], "std": [], "min": [], "max": [], "count": 0}
+        mean = self.total / self.count
+        variance = np.maximum(self.squares / self.count - mean**2, 0)
+        scale, offset = encoding.scale, encoding.offset
+        return {
+            "mean": (mean * scale + offset).tolist(),
+            "std": (np.sqrt(variance) * scale).tolist(),
+            "min": (self.least * scale + offset).tolist(),
+            "max": (self.greatest * scale + offset).tolist(),
+            "count": self.count,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON's types; floats keep every digit."""
+        return {
+            "count": self.count,
+            **{
+                k: [repr(float(v)) for v in getattr(self, k)]
+                for k in ("total", "squares", "least", "greatest")
+            },
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Moments":
+        """`to_json`'s inverse."""
+        arrays = (
+            np.array([float(v) for v in raw[k]]) for k in ("total", "squares", "least", "greatest")
+        )
+        return cls(raw["count"], *arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a finished shard is."""
+
+    shard: records.Shard
+    split: str
+    skipped: int
+    moments: Mapping[str, Moments]
+    run: str
+
+    def save(self, path: Path) -> None:
+        """Leaves the note that says that the shard is whole."""
+        raw = {
+            "shard": dataclasses.asdict(self.shard),
+            "split": self.split,
+            "skipped": self.skipped,
+            "moments": {k: v.to_json() for k, v in self.moments.items()},
+            "run": self.run,
+        }
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(raw))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Reads a note; OSError, ValueError or KeyError where there is none or half of one."""
+        raw = json.loads(path.read_text())
+        return cls(
+            records.Shard(**raw["shard"]),
+            raw["split"],
+            raw["skipped"],
+            {k: Moments.from_json(v) for k, v in raw["moments"].items()},
+            raw["run"],
+        )
+
+
+def finished(job: Job, folder: Path) -> Report | None:
+    """The report of a shard that an earlier run wrote whole, None where it is to be written."""
+    try:
+        report = Report.load(folder / PROGRESS / f"{job.file}.json")
+        same = report.run == job.run and report.shard.sha256 == _sha256(folder / job.file)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if same else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_resident: dict[str, Catalog] = {}
+
+
+def write(job: Job, catalog: Catalog, folder: str, cache_bytes: int) -> Report:
+    """Writes one shard; runs in a worker process.
+
+    Args:
+        job: The shard.
+        catalog: The images.
+        folder: Where the shard goes.
+        cache_bytes: GDAL's share of the memory.
+
+    Raises:
+        InputError: A raster that cannot be read, or a disk that cannot be written.
+    """
+    rasters.set_cache(cache_bytes)
+    if job.run not in _resident:  # the next shard of the same run finds warped blocks again
+        _resident.clear()
+        _resident[job.run] = catalog
+    target = Path(folder) / job.file
+    scratch = target.with_name(f".{job.file}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            report = _write(job, _resident[job.run], file)
+        scratch.replace(target)
+        report.save(Path(folder) / PROGRESS / f"{job.file}.json")
+    except OSError as error:
+        raise errors.InputError(f"{target}: could not be written: {error.strerror}.") from None
+    finally:
+        scratch.unlink(missing_ok=True)
+    return report
+
+
+def _write(job: Job, catalog: Catalog, file: BinaryIO) -> Report:
+    checksum = hashlib.sha256()
+    moments = {k: Moments.empty(len(catalog.dataset.bands)) for k in ("fine", "coarse")}
+    written = size = 0
+    for item in job.items:
+        tile = read_tile(catalog, item, job.min_valid, job.with_f2)
+        if tile is None:
+            continue
+        for name in tile.images:
+            moments[records.side_of(name)] += Moments.of(tile.images[name], tile.valid[name])
+        for chunk in _framed(records.encode(tile)):
+            checksum.update(chunk)
+            size += file.write(chunk)
+        written += 1
+    shard = records.Shard(job.file, written, size, checksum.hexdigest())
+    return Report(shard, job.split, len(job.items) - written, moments, job.run)
+
+
+def read_tile(
+    catalog: Catalog, item: Item, min_valid: float, with_f2: bool = True
+) -> records.Tile | None:
+    """Reads the images of one tile.
+
+    Returns:
+        The tile, or None where fewer than `min_valid` of its pixels are valid in all images.
+        F2 is left out where it is unknown or not wanted.
+    """
+    images, valid = {}, {}
+    joint = np.ones(item.window.shape, bool)
+    for name in records.IMAGES:
+        date = item.triplet.dates[int(name[1]) - 1]
+        side = records.side_of(name)
+        if name == "f2" and not (with_f2 and catalog.has(side, date)):
+            continue
+        image = catalog.read(side, date, item.window)
+        images[name], valid[name] = image.dn, image.valid
+        joint &= image.valid
+        if joint.mean() < min_valid or not joint.any():
+            return None
+    return records.Tile(
+        images,
+        valid,
+        item.triplet.iso,  # type: ignore[arg-type]
+        (item.window.row, item.window.col),
+        catalog.dataset.scene,
+    )
+
+
+def _framed(record: bytes) -> list[bytes]:
+    """A record as TFRecord files hold it: length, data, and a masked CRC-32C of each."""
+    length = struct.pack("<Q", len(record))
+    return [length, _masked_crc(length), record, _masked_crc(record)]
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
