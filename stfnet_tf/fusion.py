@@ -94,12 +94,13 @@ class Fusion(tf.Module):
     def _prepare(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Digital numbers to what the model takes: reflectance, 0 where invalid, and masks."""
         prepared = {}
-        for k in BOTH_SIDES:
-            prepared[k], valid = decode(batch[k], self.info.encoding(k))
-            if f"valid_{k}" in batch:
-                valid &= batch[f"valid_{k}"][..., None]
-            prepared[k] = tf.where(valid, prepared[k], 0.0)
-            prepared[f"valid_{k}"] = tf.cast(valid, tf.float32)
+        with tf.control_dependencies(_shape_checks(batch, len(self.info.bands))):
+            for k in BOTH_SIDES:
+                reflectance, valid = decode(tf.identity(batch[k]), self.info.encoding(k))
+                if f"valid_{k}" in batch:
+                    valid &= batch[f"valid_{k}"][..., None]
+                prepared[k] = tf.where(valid, reflectance, 0.0)
+                prepared[f"valid_{k}"] = tf.cast(valid, tf.float32)
         return prepared
 
     def _coarse_change(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -161,6 +162,26 @@ def halo(config: presets.ModelConfig) -> int:
     quality = stream + psf.radius(config.psf_sigma)
     weights = psf.radius(config.combination_sigma * config.ratio)
     return coarse + max(quality, weights if config.combination == "local" else 0)
+
+
+def _shape_checks(batch: Mapping[str, tf.Tensor], bands: int) -> list[tf.Operation]:
+    """Assertions, part of the graph: nothing is empty, nothing broadcast to another's shape."""
+    first = tf.shape(batch["f1"])
+    image = tf.concat([first[:3], [bands]], 0)
+    expected = {k: image for k in BOTH_SIDES}
+    expected |= {f"valid_{k}": first[:3] for k in BOTH_SIDES if f"valid_{k}" in batch}
+    expected |= {k: tf.stack([first[0], bands]) for k in ("v12", "v23") if k in batch}
+    present = tf.debugging.assert_positive(
+        tf.reduce_prod(first), message="f1: expected at least one image of at least one pixel"
+    )
+    return [present] + [
+        tf.debugging.assert_equal(
+            tf.shape(batch[k]),
+            shape,
+            message=f"{k}: expected the batch, height and width of f1 and {bands} bands",
+        )
+        for k, shape in expected.items()
+    ]
 
 
 def decode(dn: tf.Tensor, encoding: records.Encoding) -> tuple[tf.Tensor, tf.Tensor]:

@@ -54,6 +54,20 @@ class Predictor:
     coarse_change: Callable[..., Mapping[str, tf.Tensor]]
 
     @classmethod
+    def of(cls, name: str, made: fusion.Fusion) -> "Predictor":
+        """A model in this process."""
+        return cls(
+            name,
+            made.info.bands,
+            made.info.fine,
+            made.info.coarse,
+            made.model.config,
+            fusion.halo(made.model.config),
+            made.fuse_tile,
+            made.coarse_change,
+        )
+
+    @classmethod
     def from_run(cls, model_dir: str | Path, images: catalog.Catalog) -> "Predictor":
         """The best model of a training run, in the encodings of the images to be fused.
 
@@ -69,17 +83,7 @@ class Predictor:
             fine=images.encoding("fine"),
             coarse=images.encoding("coarse"),
         )
-        made = fusion.Fusion(model, info)
-        return cls(
-            str(model_dir),
-            info.bands,
-            info.fine,
-            info.coarse,
-            model.config,
-            fusion.halo(model.config),
-            made.fuse_tile,
-            made.coarse_change,
-        )
+        return cls.of(str(model_dir), fusion.Fusion(model, info))
 
     @classmethod
     def from_saved_model(cls, folder: str | Path, images: catalog.Catalog) -> "Predictor":

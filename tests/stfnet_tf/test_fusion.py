@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data_prep import records
 from stfnet_tf import fusion, model, presets
@@ -141,3 +142,36 @@ def test_encoding_never_gives_nodata_to_a_known_pixel(dtype, fill, reflectance, 
     found = fusion.encode(image, known, encoding).numpy().ravel()
     np.testing.assert_array_equal(found, expected)
     assert np.all(found != encoding.nodata)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("c1", (1, 12, 14, 2)), ("f3", (2, 12, 1, 2)), ("valid_c2", (2, 1, 14)), ("v12", (1, 2))],
+)
+def test_a_shape_that_would_be_broadcast_is_refused(name, shape):
+    made, images = make(), make_images()
+    batch = images | {f"valid_{k}": np.ones((2, 12, 14), bool) for k in images}
+    batch |= {k: np.zeros((2, 2), np.float32) for k in ("v12", "v23")}
+    batch[name] = batch[name][tuple(slice(k) for k in shape)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=name):
+        made.fuse_tile(**{k: tf.constant(v) for k, v in batch.items()})
+
+
+def test_wrong_number_of_bands_is_refused():
+    images = {k: v[..., :1] for k, v in make_images().items()}
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError, TypeError)):
+        make().serving_default(**{k: tf.constant(v) for k, v in images.items()})
+
+
+def test_smaller_than_the_halo_is_defined():
+    made, images = make(), make_images(shape=(1, 3, 2))
+    found = outputs(made.serving_default, images)
+    assert found["f2"].shape == (1, 3, 2, 2)
+    np.testing.assert_array_equal(found["sides"], 3)
+
+
+@pytest.mark.parametrize("part", [np.s_[:0], np.s_[:, :0]])
+def test_an_empty_batch_or_image_is_refused(part):
+    images = {k: v[part] for k, v in make_images().items()}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one image"):
+        outputs(make().serving_default, images)

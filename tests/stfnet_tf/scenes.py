@@ -1,0 +1,81 @@
+"""A small scene on disk and a model for it, as tests of whole scenes need them."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from data_prep import catalog, dataset, rasters, records
+from stfnet_tf import fusion, model, presets, scene
+
+BANDS = ("red", "nir")
+DATES = ("2001-05-24", "2001-07-11", "2001-08-12")
+CRS = "EPSG:32755"
+GRID = rasters.Grid(70, 50, (400000.0, 30.0, 0.0, 6200000.0, 0.0, -30.0), rasters.crs_wkt(CRS))
+
+TOML = """
+name = "made"
+bands = ["red", "nir"]
+supervision = "pair"
+[fine]
+files = "fine_{year}{month}{day}.tif"
+scale = 0.0001
+fill = -9999
+[coarse]
+files = "coarse_{year}{month}{day}.tif"
+scale = 0.0001
+fill = -9999
+ratio = 4
+[dates]
+train = ["2001-05-24", "2001-08-12"]
+test = ["2001-07-11"]
+[tiles]
+size = 32
+"""
+
+
+def make(folder: Path, without: tuple[str, ...] = ()) -> catalog.Catalog:
+    """Three dates of fine and coarse images with a few clouds; `without` names missing files."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(500, 4000, (*GRID.shape, 2))
+    for k, date in enumerate(DATES):
+        fine = base * (1 + 0.1 * k) + rng.normal(0, 30, base.shape)
+        coarse = fine + rng.normal(0, 60, base.shape)
+        for side, image in (("fine", fine), ("coarse", coarse)):
+            name = f"{side}_{date.replace('-', '')}.tif"
+            if name in without:
+                continue
+            pixels = image.astype(np.int16)
+            pixels[5 * k : 5 * k + 4, 8:15] = -9999
+            rasters.write(folder / name, pixels, GRID, nodata=-9999, band_names=BANDS)
+    (folder / "made.toml").write_text(TOML)
+    return catalog.Catalog(dataset.load(folder / "made.toml", folder))
+
+
+def info(images: catalog.Catalog) -> records.DatasetInfo:
+    """What training would know of the scene."""
+    return records.DatasetInfo(
+        name="made",
+        bands=BANDS,
+        fine=images.encoding("fine"),
+        coarse=images.encoding("coarse"),
+        ratio=4.0,
+        psf_fwhm=1.0,
+        tile_size=32,
+        supervision="pair",
+    )
+
+
+def network(**changes) -> model.StfNet:
+    """A model with weights that matter."""
+    tf.random.set_seed(1)
+    config = presets.build("paper", bands=BANDS, ratio=4.0, **changes)
+    made = model.StfNet(config)
+    rng = np.random.default_rng(5)
+    made.set_weights([rng.normal(0, 0.03, w.shape) for w in made.get_weights()])
+    return made
+
+
+def predictor(images: catalog.Catalog, **changes) -> scene.Predictor:
+    """A predictor without a training run."""
+    return scene.Predictor.of("made", fusion.Fusion(network(**changes), info(images)))

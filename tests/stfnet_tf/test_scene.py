@@ -1,0 +1,121 @@
+import datetime
+
+import numpy as np
+import pytest
+
+from data_prep import errors, rasters, triplets
+from stfnet_tf import export, fusion, scene
+from tests.stfnet_tf import scenes
+
+TRIPLET = triplets.Triplet(*map(datetime.date.fromisoformat, scenes.DATES))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("scene")
+
+
+@pytest.fixture(scope="module")
+def images(folder):
+    return scenes.make(folder)
+
+
+def whole_image(predictor, images, triplet=TRIPLET) -> dict[str, np.ndarray]:
+    """The network on the whole image at once."""
+    batch = {}
+    for name in fusion.BOTH_SIDES:
+        image = images.read("fine" if name[0] == "f" else "coarse", getattr(triplet, f"t{name[1]}"))
+        batch |= {name: image.dn[None], f"valid_{name}": image.valid[None]}
+    zeros = np.zeros((1, 2), np.float32)
+    return {k: v.numpy()[0] for k, v in predictor.fuse_tile(**batch, v12=zeros, v23=zeros).items()}
+
+
+@pytest.mark.parametrize("window", [32, 47, 512])
+def test_raster_equals_the_network_on_the_whole_image(images, tmp_path, window):
+    predictor = scenes.predictor(images, combination="local", combination_sigma=0.3, psf_fwhm=0.5)
+    fused = scene.fuse(predictor, images, TRIPLET, tmp_path, window)
+    expected = whole_image(predictor, images)
+    found = rasters.read(str(fused.path))
+    assert np.max(np.abs(found.astype(int) - expected["f2"])) <= 1  # a rounding tie may tip
+    assert np.mean(found != expected["f2"]) < 1e-3
+    sides = rasters.read(str(fused.quality_path))[..., -1]
+    np.testing.assert_array_equal(sides, expected["sides"][..., 0])
+    assert fused.known == pytest.approx(np.mean(expected["sides"] > 0))
+
+
+def test_whole_image_weights_do_not_depend_on_the_window(images, tmp_path):
+    predictor = scenes.predictor(images, combination="global")
+    one, many = (
+        rasters.read(str(scene.fuse(predictor, images, TRIPLET, tmp_path / str(w), w).path))
+        for w in (512, 32)
+    )
+    assert np.max(np.abs(one.astype(int) - many)) <= 1
+    assert np.mean(one != many) < 1e-3
+
+
+def test_raster_states_all_that_the_fine_images_state(images, tmp_path):
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path)
+    stated = rasters.info(str(fused.path))
+    assert stated.grid == scenes.GRID
+    assert stated.nodata == -9999
+    assert (stated.dtype, stated.scale, stated.offset) == ("int16", 1e-4, 0.0)
+    from osgeo import gdal
+
+    opened = gdal.Open(str(fused.path))
+    assert [opened.GetRasterBand(k).GetDescription() for k in (1, 2)] == list(scenes.BANDS)
+    assert opened.GetMetadataItem("LAYOUT", "IMAGE_STRUCTURE") == "COG"
+    tags = opened.GetMetadata()
+    assert tags["STFNET_PRESET"] == "paper"
+    assert tags["STFNET_F1"] == "fine_20010524.tif"
+    assert tags["STFNET_DATES"] == " ".join(scenes.DATES)
+
+
+def test_rmse_is_that_of_the_written_raster(images, tmp_path):
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path, 32)
+    found = rasters.read(str(fused.path)).astype(float)
+    true = images.read("fine", TRIPLET.t2)
+    valid = true.valid & (found[..., 0] != -9999)
+    expected = np.sqrt(np.mean((found - true.dn)[valid] ** 2, 0)) * 1e-4
+    np.testing.assert_allclose(fused.rmse, expected, rtol=1e-4)
+    assert fused.pixels == valid.sum()
+
+
+def test_one_sided(images, tmp_path):
+    triplet = triplets.Triplet(TRIPLET.t1, TRIPLET.t2, None)
+    fused = scene.fuse(scenes.predictor(images), images, triplet, tmp_path)
+    sides = rasters.read(str(fused.quality_path))[..., -1]
+    assert set(np.unique(sides)) == {0, 1}
+
+
+def test_truth_may_be_absent(tmp_path):
+    images = scenes.make(tmp_path, without=("fine_20010711.tif",))
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
+    assert fused.rmse is None and fused.known > 0.9
+
+
+def test_an_export_fuses_the_same_raster(images, tmp_path):
+    info = scenes.info(images)
+    made = fusion.Fusion(scenes.network(), info)
+    version = export.save(made, tmp_path / "made")
+    loaded = scene.Predictor.from_saved_model(version, images)
+    one = scene.fuse(scene.Predictor.of("run", made), images, TRIPLET, tmp_path / "run")
+    two = scene.fuse(loaded, images, TRIPLET, tmp_path / "export")
+    np.testing.assert_array_equal(rasters.read(str(one.path)), rasters.read(str(two.path)))
+
+
+def test_a_failing_read_leaves_no_raster(images, tmp_path, folder):
+    triplet = triplets.Triplet(TRIPLET.t1, datetime.date(2001, 7, 12), TRIPLET.t3)
+    with pytest.raises(errors.InputError, match="2001-07-12"):
+        scene.fuse(scenes.predictor(images), images, triplet, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_other_bands_are_refused(images, tmp_path):
+    made = fusion.Fusion(scenes.network(), scenes.info(images))
+    version = export.save(made, tmp_path / "made")
+    other = tmp_path / "other"
+    other.mkdir()
+    catalog = scenes.make(other)
+    object.__setattr__(catalog.dataset, "bands", ("red", "swir1"))
+    with pytest.raises(errors.InputError, match="found one for red, nir"):
+        scene.Predictor.from_saved_model(version, catalog)
