@@ -12,22 +12,23 @@ Inputs and outputs are raw digital numbers. Signatures, all with batch, height a
   fuse_tile            fuse_masked for a tile of a larger image, whose mean absolute coarse changes
                        v12 and v23 [batch, bands], reflectance, are given
   forward_only         f1 c1 c2: no later fine image yet
+  coarse_change        fuse_masked's inputs -> the sums from which v12 and v23 follow
   serialized_examples  examples: records as data_prep.write_tfrecords writes them
 """
 
-import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from data_prep import entry, errors
+from stfnet_tf import model_card, warmup
 
-CARD_FILE = "model_card.json"
+CARD_FILE = model_card.FILE
 
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of a training run, as --model_dir of stfnet_tf.train.", required=True
@@ -38,18 +39,27 @@ _NAME = flags.DEFINE_string(
 _OUTPUT_DIR = flags.DEFINE_string(
     "export_dir", "saved_models", "The export is written to <export_dir>/<name>/<version>/."
 )
+_EVALUATION = flags.DEFINE_string(
+    "evaluation",
+    None,
+    "Folder that stfnet_tf.evaluate wrote, for the model card (default: evaluation/ in "
+    "--model_dir, where it is there).",
+)
 _VERSION = flags.DEFINE_integer(
     "version", None, "Version number; the next free one when not given.", lower_bound=1
 )
 
 
-def save(fusion: Any, folder: Path, version: int | None = None) -> Path:
+def save(
+    fusion: Any, folder: Path, version: int | None = None, metrics: Mapping[str, Any] | None = None
+) -> Path:
     """Writes one version of a model.
 
     Args:
         fusion: A `fusion.Fusion`.
         folder: <export_dir>/<name>.
         version: The version's number; the next free one when None.
+        metrics: Scores on held-out dates, for the model card.
 
     Returns:
         The version's folder.
@@ -66,15 +76,21 @@ def save(fusion: Any, folder: Path, version: int | None = None) -> Path:
     except OSError as error:
         raise errors.InputError(f"{folder}: expected a writable folder, found: {error}.") from None
     try:
-        # Only functions and variables: no Python object is needed to load them.
+        extra = scratch / "assets.extra"
+        extra.mkdir()
+        described = model_card.describe(fusion, metrics)
+        (extra / CARD_FILE).write_text(json.dumps(described, indent=2) + "\n")
+        (extra / "model_card.md").write_text(model_card.as_markdown(described))
+        # Only functions, variables and the card: no Python object is needed to load them.
         module = tf.Module()
         module.parameters = list(fusion.model.variables)
+        module.card = tf.saved_model.Asset(str(extra / CARD_FILE))
         tf.saved_model.save(module, str(scratch), signatures=fusion.signatures)
-        extra = scratch / "assets.extra"
-        extra.mkdir(exist_ok=True)
-        (extra / CARD_FILE).write_text(json.dumps(card(fusion), indent=2) + "\n")
+        warmup.write(fusion, extra / warmup.FILE)
         scratch.chmod(0o755)
         return _publish(scratch, folder, version)
+    except OSError as error:
+        raise errors.InputError(f"{folder}: could not be written: {error}.") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -101,27 +117,6 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
                 ) from None
 
 
-def card(fusion: Any) -> dict:
-    """What a client must know: bands, encodings, halo, configuration, versions."""
-    import tensorflow as tf
-
-    import stfnet_tf
-    from stfnet_tf import fusion as fusions
-
-    info = fusion.info
-    return {
-        "name": info.name,
-        "bands": list(info.bands),
-        "fine": dataclasses.asdict(info.fine),
-        "coarse": dataclasses.asdict(info.coarse),
-        "ratio": info.ratio,
-        "halo": fusions.halo(fusion.model.config),
-        "model": dataclasses.asdict(fusion.model.config),
-        "training": {split: list(part.triplets) for split, part in info.splits.items()},
-        "versions": {"stfnet-tf": stfnet_tf.__version__, "tensorflow": tf.__version__},
-    }
-
-
 def main(argv: Sequence[str]) -> None:
     """Exports --model_dir."""
     from stfnet_tf import fusion as fusions
@@ -129,9 +124,38 @@ def main(argv: Sequence[str]) -> None:
     model_dir = Path(_MODEL_DIR.value)
     fusion = fusions.load(model_dir)
     name = _NAME.value or fusion.info.name
-    version = save(fusion, Path(_OUTPUT_DIR.value) / name, _VERSION.value)
-    logging.info("Exported %s", model_dir)
-    print(version)
+    metrics = _metrics(Path(_EVALUATION.value or model_dir / "evaluation"))
+    version = save(fusion, Path(_OUTPUT_DIR.value) / name, _VERSION.value, metrics)
+    difference = check(fusion, version)
+    print(
+        f"Exported {model_dir} to {version}; loaded again, it differs from the model by "
+        f"{difference:.1e} in reflectance."
+    )
+
+
+def _metrics(folder: Path) -> dict[str, Any] | None:
+    """What stfnet_tf.evaluate found, if it was run."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        if _EVALUATION.value:
+            raise errors.InputError(
+                f"{path}: expected the scores that stfnet_tf.evaluate writes, found no such file."
+            )
+        return None
+    return json.loads(path.read_text())
+
+
+def check(fusion: Any, version: Path) -> float:
+    """Loads an export and returns the largest difference in F̂2 from the model, reflectance."""
+    import numpy as np
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(version))
+    images = warmup.images(fusion.info)
+    expected = fusion.serving_default(**images)["f2"]
+    found = loaded.signatures["serving_default"](**images)["f2"]
+    steps = np.abs(np.asarray(expected, np.float64) - np.asarray(found, np.float64))
+    return float(steps.max() * fusion.info.fine.scale)
 
 
 def cli() -> None:

@@ -1,12 +1,16 @@
+import concurrent.futures
 import json
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from data_prep import errors
-from stfnet_tf import export
+from stfnet_tf import export, warmup
 from tests.stfnet_tf import test_fusion
 
 
@@ -55,3 +59,168 @@ def test_the_card_says_what_a_client_needs(fusion, tmp_path):
     assert card["bands"] == ["red", "nir"]
     assert card["fine"]["scale"] == 1e-4
     assert card["halo"] >= 8
+
+
+def test_check_is_0_for_a_faithful_export_and_sees_another_model(fusion, tmp_path):
+    version = export.save(fusion, tmp_path)
+    assert export.check(fusion, version) <= 1e-5
+    other = test_fusion.make()
+    other.model.set_weights([w + 0.01 for w in other.model.get_weights()])
+    assert export.check(other, version) > 1e-3
+
+
+def test_card_is_in_the_assets_and_readable(fusion, tmp_path):
+    metrics = {"scores": [{"method": "stfnet", "date": "2001-07-11", "rmse": {"mean": 0.0061}}]}
+    folder = export.save(fusion, tmp_path, metrics=metrics)
+    asset = folder / "assets" / export.CARD_FILE
+    assert asset.read_text() == (folder / "assets.extra" / export.CARD_FILE).read_text()
+    text = (folder / "assets.extra" / "model_card.md").read_text()
+    assert "| stfnet | 2001-07-11 | 0.00610 |" in text
+    for name in fusion.signatures:
+        assert f"### {name}" in text
+
+
+def test_warm_up_requests_are_what_a_server_reads_and_each_one_runs(fusion, tmp_path):
+    pytest.importorskip("tensorflow_serving.apis", reason="the extra 'serving' is not installed")
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    folder = export.save(fusion, tmp_path)
+    loaded = tf.saved_model.load(str(folder))
+    seen = []
+    for raw in tf.data.TFRecordDataset(str(folder / "assets.extra" / warmup.FILE)):
+        request = prediction_log_pb2.PredictionLog.FromString(raw.numpy()).predict_log.request
+        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+        signature = loaded.signatures[request.model_spec.signature_name]
+        assert set(inputs) == set(signature.structured_input_signature[1])
+        assert signature(**inputs)
+        seen.append(request.model_spec.signature_name)
+    assert sorted(seen) == sorted(fusion.signatures)
+
+
+def test_two_exports_at_once_get_two_whole_versions(fusion, tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: export.save(fusion, tmp_path), range(2)))
+    assert sorted(k.name for k in made) == ["1", "2"]
+    assert sorted(k.name for k in tmp_path.iterdir()) == ["1", "2"]
+    for folder in made:
+        assert export.check(fusion, folder) <= 1e-5
+
+
+C_API = r"""
+import ctypes, json, pathlib, sys
+import numpy as np
+
+# The loader that TensorFlow Serving is built on, without TensorFlow's Python.
+package, export, given, out = map(pathlib.Path, sys.argv[1:])
+ctypes.CDLL(str(package / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
+tf = ctypes.CDLL(str(package / "libtensorflow_cc.so.2"))
+P, c = ctypes.c_void_p, ctypes
+for name in ("NewStatus", "NewGraph", "NewSessionOptions", "LoadSessionFromSavedModel", "NewTensor",
+             "AllocateTensor", "TensorData", "GraphOperationByName"):
+    getattr(tf, "TF_" + name).restype = P
+tf.TF_Message.restype = c.c_char_p
+tf.TF_TensorByteSize.restype = c.c_size_t
+tf.TF_Dim.restype = c.c_int64
+
+
+class Output(c.Structure):
+    _fields_ = [("oper", P), ("index", c.c_int)]
+
+
+def check():
+    if tf.TF_GetCode(status):
+        raise RuntimeError(tf.TF_Message(status).decode())
+
+
+status = P(tf.TF_NewStatus())
+graph, options = P(tf.TF_NewGraph()), P(tf.TF_NewSessionOptions())
+tags = (c.c_char_p * 1)(b"serve")
+session = P(tf.TF_LoadSessionFromSavedModel(
+    options, None, str(export).encode(), tags, 1, graph, None, status))
+check()
+TYPES = {"float32": 1, "uint8": 4, "int16": 5, "bool": 10}
+NAMES = {v: k for k, v in TYPES.items()}
+arrays = np.load(given)
+
+
+def output(name):
+    operation, index = name.split(":")
+    found = tf.TF_GraphOperationByName(graph, operation.encode())
+    assert found, name
+    return Output(found, int(index))
+
+
+def to_tensor(array):
+    array = np.ascontiguousarray(array)
+    dims = (c.c_int64 * array.ndim)(*array.shape)
+    tensor = tf.TF_AllocateTensor(TYPES[array.dtype.name], dims, array.ndim,
+                                  c.c_size_t(array.nbytes))
+    c.memmove(tf.TF_TensorData(P(tensor)), array.ctypes.data, array.nbytes)
+    return tensor
+
+
+def to_strings(raw):
+    # One string; TensorFlow's strings are 24 bytes of their own making.
+    tensor = tf.TF_AllocateTensor(7, (c.c_int64 * 1)(1), 1, c.c_size_t(24))
+    string = P(tf.TF_TensorData(P(tensor)))
+    tf.TF_StringInit(string)
+    tf.TF_StringCopy(string, raw, c.c_size_t(len(raw)))
+    return tensor
+
+
+def to_array(tensor):
+    tensor = P(tensor)
+    shape = [tf.TF_Dim(tensor, k) for k in range(tf.TF_NumDims(tensor))]
+    raw = c.string_at(tf.TF_TensorData(tensor), tf.TF_TensorByteSize(tensor))
+    return np.frombuffer(raw, NAMES[tf.TF_TensorType(tensor)]).reshape(shape)
+
+
+results = {}
+for name, signature in json.loads((given.parent / "signatures.json").read_text()).items():
+    inputs, outputs = signature["inputs"], signature["outputs"]
+    feeds = (Output * len(inputs))(*(output(k) for k in inputs.values()))
+    values = (P * len(inputs))(
+        *(to_strings(arrays[k].tobytes()) if k == "examples" else to_tensor(arrays[k])
+          for k in inputs))
+    fetches = (Output * len(outputs))(*(output(k) for k in outputs.values()))
+    found = (P * len(outputs))()
+    tf.TF_SessionRun(session, None, feeds, values, len(inputs), fetches, found, len(outputs),
+                     None, 0, None, status)
+    check()
+    for key, tensor in zip(outputs, found):
+        results[f"{name}/{key}"] = to_array(tensor)
+np.savez(out, **results)
+assert not {m.split(".")[0] for m in sys.modules} & {"tensorflow", "keras", "tf_keras", "stfnet_tf"}
+"""
+
+
+def test_the_c_runtime_alone_serves_every_signature(fusion, tmp_path):
+    """What TensorFlow Serving does: load by the C API, run by tensor names, get Keras' numbers."""
+    folder = export.save(fusion, tmp_path / "made")
+    meta = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    signatures, arrays, expected = {}, {}, {}
+    for name, inputs in warmup.requests(fusion):
+        found = meta.meta_graphs[0].signature_def[name]
+        signatures[name] = {
+            "inputs": {k: v.name for k, v in found.inputs.items()},
+            "outputs": {k: v.name for k, v in found.outputs.items()},
+        }
+        arrays |= {
+            # As bytes: NumPy's own strings end at a zero.
+            k: np.frombuffer(v.numpy()[0], np.uint8) if k == "examples" else v.numpy()
+            for k, v in inputs.items()
+        }
+        result = fusion.signatures[name](**inputs)
+        expected |= {f"{name}/{k}": v.numpy() for k, v in result.items()}
+    (tmp_path / "signatures.json").write_text(json.dumps(signatures))
+    np.savez(tmp_path / "in.npz", **arrays)
+    package = pathlib.Path(tf.__file__).parent
+    command = [sys.executable, "-c", C_API, package, folder, tmp_path / "in.npz"]
+    subprocess.run([*map(str, command), str(tmp_path / "out.npz")], check=True, cwd=tmp_path)
+    results = np.load(tmp_path / "out.npz")
+    assert set(results) == set(expected)
+    for name, value in expected.items():
+        scale = fusion.info.fine.scale if name.endswith("f2") else 1.0
+        np.testing.assert_allclose(
+            results[name] * scale, value * scale, atol=1e-5, rtol=1e-5, err_msg=name
+        )

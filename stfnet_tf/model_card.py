@@ -1,0 +1,103 @@
+"""The model card: what a client and a reader must know of an export."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import stfnet_tf
+
+FILE = "model_card.json"
+
+
+def describe(fusion: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The card as plain types, for JSON.
+
+    Args:
+        fusion: A `fusion.Fusion`.
+        metrics: Scores on held-out dates, as stfnet_tf.evaluate writes them.
+    """
+    import tensorflow as tf
+
+    from stfnet_tf import fusion as fusions
+
+    info = fusion.info
+    return {
+        "name": info.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "bands": list(info.bands),
+        "fine": dataclasses.asdict(info.fine),
+        "coarse": dataclasses.asdict(info.coarse),
+        "nodata": info.fine.nodata,
+        "ratio": info.ratio,
+        "halo": fusions.halo(fusion.model.config),
+        "model": dataclasses.asdict(fusion.model.config),
+        "dates": {split: [list(t) for t in part.triplets] for split, part in info.splits.items()},
+        "metrics": metrics,
+        "signatures": {
+            name: {
+                "inputs": {k: _spec(v) for k, v in function.structured_input_signature[1].items()},
+                "outputs": {k: _spec(v) for k, v in function.structured_outputs.items()},
+            }
+            for name, function in fusion.signatures.items()
+        },
+        "versions": {"stfnet-tf": stfnet_tf.__version__, "tensorflow": tf.__version__},
+    }
+
+
+def _spec(tensor: Any) -> dict[str, Any]:
+    return {"dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """The card for people."""
+    fine, coarse = card["fine"], card["coarse"]
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"A StfNet ({card['model']['preset']} preset) that predicts the fine image of a date from "
+        "the coarse image of that date and the coarse–fine pairs before and after it.",
+        "",
+        f"- Bands, in order: {', '.join(card['bands'])}",
+        f"- Fine images, in and out: {fine['dtype']}, reflectance = DN × {fine['scale']} + "
+        f"{fine['offset']}; nodata {card['nodata']}",
+        f"- Coarse images, on the fine grid: {coarse['dtype']}, reflectance = DN × "
+        f"{coarse['scale']} + {coarse['offset']}; their own pixels are {card['ratio']:g} times as "
+        "wide as the fine ones",
+        f"- A tile of a larger image needs {card['halo']} more pixels on every side, to be cut off "
+        "the result",
+        f"- Made with {', '.join(f'{k} {v}' for k, v in card['versions'].items())} on "
+        f"{card['created']}",
+        "",
+        "## Dates",
+        "",
+    ]
+    for split, triplets in card["dates"].items():
+        lines += [f"- {split}: {'; '.join(' '.join(t) for t in triplets) or 'none'}"]
+    lines += ["", "## Accuracy on held-out dates", "", *_accuracy(card["metrics"]), ""]
+    lines += [
+        "## How to call",
+        "",
+        "Images are `[batch, height, width, bands]` in digital numbers; masks are bool `[batch, "
+        "height, width]`, true where valid. `f2` comes back in the fine images' digital numbers, "
+        "`quality` is the expected absolute error in reflectance (NaN where unknown), `sides` "
+        "tells which pair gave a pixel: 3 both, 1 the earlier, 2 the later, 0 none.",
+        "",
+    ]
+    for name, signature in card["signatures"].items():
+        lines += [f"### {name}", "", "| | dtype | shape |", "| --- | --- | --- |"]
+        for kind in ("inputs", "outputs"):
+            for k, spec in signature[kind].items():
+                shape = ", ".join("any" if n is None else str(n) for n in spec["shape"] or [])
+                lines.append(f"| {kind[:-1]} `{k}` | {spec['dtype']} | [{shape}] |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _accuracy(metrics: Mapping[str, Any] | None) -> list[str]:
+    if not metrics:
+        return ["Not evaluated."]
+    rows = ["| method | date | mean RMSE, reflectance |", "| --- | --- | --- |"]
+    for row in metrics["scores"]:
+        rows.append(f"| {row['method']} | {row['date']} | {row['rmse']['mean']:.5f} |")
+    return rows
