@@ -202,10 +202,33 @@ class _Reduced:
         return _Reduced(values, np.where(weight > 0.7, self.weight, 0), self.step)
 
     def moved(self, by: tuple[float, float]) -> "_Reduced":
-        """By rows and columns of its own pixels."""
-        values = ndimage.shift(self.values, (*by, 0), order=1, mode="nearest")
-        weight = ndimage.shift(self.weight, by, order=1, mode="constant")
+        """By rows and columns of its own pixels, interpolated linearly."""
+        values, weight = self.values, self.weight
+        for axis, amount in enumerate(by):
+            values, weight = (_slid(k, amount, axis) for k in (values, weight))
+            # Edges are repeated above; nothing is known beyond them.
+            places = np.arange(weight.shape[axis]) - amount
+            inside = (places >= 0) & (places <= weight.shape[axis] - 1)
+            weight = weight * (inside[:, None] if axis == 0 else inside)
         return _Reduced(values, np.where(weight > 0.99, weight, 0), self.step)
+
+    def halved(self) -> "_Reduced":
+        """Averaged over 2 × 2 of its pixels."""
+        rows, cols = (n // 2 for n in self.weight.shape)
+        values = self.values[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2, -1).mean((1, 3))
+        weight = self.weight[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).min((1, 3))
+        return _Reduced(values, weight, 2 * self.step)
+
+
+def _slid(values: np.ndarray, amount: float, axis: int) -> np.ndarray:
+    """`values` moved along an axis: out[x] = values[x − amount]."""
+    whole = math.floor(amount)
+    part = np.float32(amount - whole)
+    places = np.arange(values.shape[axis]) - whole
+    near, far = (
+        values.take(np.clip(k, 0, values.shape[axis] - 1), axis) for k in (places, places - 1)
+    )
+    return near + part * (far - near)
 
 
 def _shift(
@@ -244,15 +267,16 @@ def _quarters(shape: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def _rough(fine: _Reduced, coarse: _Reduced, limit: float) -> tuple[float, float]:
-    """Whole-pixel shift by masked phase correlation of the bands' normalised sum."""
-    images = [_normalised(k) for k in (fine, coarse)]
-    masks = [k.weight > 0.5 for k in (fine, coarse)]
+    """Shift to two pixels by masked phase correlation of the bands' normalised sum."""
+    halves = [k.halved() for k in (fine, coarse)]
+    images = [_normalised(k) for k in halves]
+    masks = [k.weight > 0.5 for k in halves]
     if min(mask.sum() for mask in masks) < 64:
         return 0.0, 0.0
     found = phase.phase_cross_correlation(
         *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=0.5
     )[0]
-    rows, cols = (float(k) for k in found)
+    rows, cols = (2.0 * float(k) for k in found)
     return (rows, cols) if math.hypot(rows, cols) <= limit else (0.0, 0.0)
 
 
@@ -286,17 +310,18 @@ def _refined(
             break
         normal, right = np.zeros((2, 2)), np.zeros(2)
         for k in bands:
-            b, c, *slopes = (
-                _centred(image[..., k][good]) for image in (fine.values, moved.values, *gradients)
-            )
+            parts = (fine.values, moved.values, *gradients)
+            b, c, *slopes = range(4)
+            # All sums of products at once; einsum's own loops, because threads of a linear
+            # algebra library get in each other's way in a pool of processes.
+            columns = np.stack([_centred(part[..., k][good]) for part in parts])
+            products = np.einsum("in,jn->ij", columns, columns)
             # Gain and offset are solved for and taken out of both sides.
-            power = max(float(b @ b), 1e-12)
-            gain = float(b @ c) / power
-            residual = c - gain * b
-            slope = np.stack([gain * (k - b * (float(b @ k) / power)) for k in slopes], -1)
-            variance = max(float(c @ c), 1e-12)
-            normal += slope.T @ slope / variance
-            right += slope.T @ residual / variance
+            rest = products - np.outer(products[b], products[b]) / max(products[b, b], 1e-12)
+            gain = products[b, c] / max(products[b, b], 1e-12)
+            variance = max(products[c, c], 1e-12)
+            normal += gain**2 * rest[np.ix_(slopes, slopes)] / variance
+            right += gain * rest[slopes, c] / variance
         # Moving the coarse image by +δ adds −δ·∇c to it.
         step = np.linalg.lstsq(normal, right, rcond=None)[0]
         step *= min(1.0, 4.0 / max(float(np.hypot(*step)), 1e-12))
