@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .PHONY: demo test test-oldest lint
 
-EXTRAS := dev,distributed
+EXTRAS := dev,distributed,serving
 RUN := .venv/bin/python -m
 
 demo:
@@ -26,5 +26,5 @@ test: lint
 
 # The oldest supported TensorFlow, and TensorFlow Addons with it.
 test-oldest:
-	@./install.sh .venv-oldest dev,addons
+	@./install.sh .venv-oldest dev,addons,distributed,serving
 	TF_USE_LEGACY_KERAS=1 .venv-oldest/bin/python -m pytest

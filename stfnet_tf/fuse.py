@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     )
     for triplet in chosen:
         fused = scene.fuse(predictor, images, triplet, output_dir, FLAGS.window)
-        print(_summary(fused, described.bands), flush=True)
+        print(summary(fused, described.bands), flush=True)
 
 
 def _fit(model_dir: Path) -> None:
@@ -152,7 +152,8 @@ def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[trip
     return chosen
 
 
-def _summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
+def summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
+    """What to tell a user about a fused date."""
     line = f"{fused.path}: {100 * fused.known:.1f} % of the pixels fused, from {fused.triplet}"
     if fused.rmse is None:
         return line

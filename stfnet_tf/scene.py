@@ -27,6 +27,7 @@ QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 
 Arrays = dict[str, np.ndarray]
+Signature = Callable[..., Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Predictor:
     coarse: records.Encoding
     config: presets.ModelConfig
     halo: int
-    fuse_tile: Callable[..., Mapping[str, tf.Tensor]]
-    coarse_change: Callable[..., Mapping[str, tf.Tensor]]
+    fuse_tile: Signature
+    coarse_change: Signature
 
     @classmethod
     def of(cls, name: str, made: fusion.Fusion) -> "Predictor":
@@ -100,7 +101,36 @@ class Predictor:
                 f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
                 f"{path.relative_to(folder)}."
             ) from None
-        _check_bands(str(folder), tuple(card["bands"]), images)
+        loaded = tf.saved_model.load(str(folder))
+
+        def signature(name: str) -> Signature:
+            function = loaded.signatures[name]
+            # The loaded object owns the variables that its signatures use.
+            function.keeps_alive = loaded
+            return function
+
+        return cls.from_card(card, str(folder), images, signature)
+
+    @classmethod
+    def from_card(
+        cls,
+        card: Mapping[str, Any],
+        name: str,
+        images: catalog.Catalog,
+        signature: Callable[[str], Signature],
+    ) -> "Predictor":
+        """An export known by its card, wherever it runs.
+
+        Args:
+            card: The model card.
+            name: Where the model is, for provenance and messages.
+            images: What is to be fused.
+            signature: Returns the function of a signature.
+
+        Raises:
+            InputError: It was made for other bands or encodings.
+        """
+        _check_bands(name, tuple(card["bands"]), images)
         encodings = {side: records.Encoding(**card[side]) for side in ("fine", "coarse")}
         for side, expected in encodings.items():
             found = images.encoding(side)
@@ -110,28 +140,20 @@ class Predictor:
                 expected.offset,
             ):
                 raise errors.InputError(
-                    f"{folder}: expected {side} images as {expected.dtype} × {expected.scale} + "
+                    f"{name}: expected {side} images as {expected.dtype} × {expected.scale} + "
                     f"{expected.offset}, found {found.dtype} × {found.scale} + {found.offset}; "
                     f"--model_dir takes any encoding."
                 )
-        loaded = tf.saved_model.load(str(folder))
         return cls(
-            str(folder),
+            name,
             tuple(card["bands"]),
             encodings["fine"],
             encodings["coarse"],
             presets.ModelConfig(**card["model"]),
             card["halo"],
-            # The loaded object owns the variables that its signatures use.
-            _keeping(loaded, "fuse_tile"),
-            _keeping(loaded, "coarse_change"),
+            signature("fuse_tile"),
+            signature("coarse_change"),
         )
-
-
-def _keeping(loaded: Any, name: str) -> Callable[..., Mapping[str, tf.Tensor]]:
-    function = loaded.signatures[name]
-    function.keeps_alive = loaded
-    return function
 
 
 def _check_bands(name: str, bands: tuple[str, ...], images: catalog.Catalog) -> None:
@@ -215,9 +237,8 @@ def fuse(
     )
 
 
-def _run(function: Callable[..., Mapping[str, tf.Tensor]], batch: Arrays, change: Arrays) -> Arrays:
-    tensors = {k: tf.constant(v) for k, v in (batch | change).items()}
-    return {k: v.numpy() for k, v in function(**tensors).items()}
+def _run(function: Signature, batch: Arrays, change: Arrays) -> Arrays:
+    return {k: np.asarray(v) for k, v in function(**(batch | change)).items()}
 
 
 def _read_ahead(
