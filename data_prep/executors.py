@@ -4,14 +4,28 @@ Both are `concurrent.futures.Executor`s; the caller cannot tell them apart.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 from data_prep import errors
 
 KINDS = ("processes", "dask")
+
+
+class _Here(Executor):
+    """This very process, at once: for work that is done before a pool has started."""
+
+    def submit(self, fn: Callable, /, *args, **kwargs) -> Future:
+        """Calls `fn` and returns its finished future."""
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 @contextlib.contextmanager
@@ -29,7 +43,9 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
         InputError: Dask is not installed, or no scheduler answers.
     """
     workers = workers or len(os.sched_getaffinity(0))
-    if kind == "processes":
+    if kind == "processes" and workers == 1:
+        yield _Here()
+    elif kind == "processes":
         # Spawned, not forked: open rasters and threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, mp_context=context)
@@ -53,6 +69,7 @@ def _dask(workers: int, scheduler: str) -> Iterator[Executor]:
             "--executor=dask: expected the package 'distributed', found it missing; "
             "install stfnet-tf[distributed]."
         ) from None
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     with contextlib.ExitStack() as stack:
         if scheduler:
             try:
@@ -65,7 +82,10 @@ def _dask(workers: int, scheduler: str) -> Iterator[Executor]:
         else:
             cluster = stack.enter_context(
                 distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.WARNING,
                 )
             )
             client = stack.enter_context(distributed.Client(cluster))

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import numpy as np
+from absl import logging
 from scipy import ndimage
 from skimage import registration as phase
 
@@ -116,6 +117,38 @@ def estimate(catalog: Catalog, executor: Executor | None = None) -> Registration
     cols = float(np.median([k.cols for k in sure])) if sure else 0.0
     off = [math.hypot(k.rows - rows, k.cols - cols) for k in sure]
     return Registration(found, rows, cols, max(off, default=0.0) <= _AGREEMENT * plain.ratio)
+
+
+def registered(catalog: Catalog, executor: Executor | None = None) -> Catalog:
+    """The catalog as its description's `coregister` wants it, and a log of what was found.
+
+    Args:
+        catalog: The images as they are.
+        executor: Where the dates are worked on; here and now where None.
+
+    Returns:
+        With "apply" a catalog whose coarse images are moved; otherwise the one given.
+    """
+    mode = catalog.dataset.coregister
+    if mode == "off":
+        return catalog
+    found = estimate(catalog, executor)
+    for shift in found.found:
+        logging.info(
+            "%s: coarse to be moved %+.2f rows, %+.2f columns (± %.2f, confidence %.2f).",
+            shift.date,
+            shift.rows,
+            shift.cols,
+            shift.uncertainty,
+            shift.confidence,
+        )
+    logging.info(
+        "Median shift %+.2f rows, %+.2f columns; the dates %s.",
+        found.rows,
+        found.cols,
+        "agree" if found.consistent else "do NOT agree",
+    )
+    return Catalog(catalog.dataset, found.shifts) if mode == "apply" else catalog
 
 
 def estimate_date(catalog: Catalog, date: Date, known: Sequence[Date]) -> Shift:

@@ -74,7 +74,7 @@ def plan(
     for split in records.SPLITS:
         places = [w for w in windows if _belongs(dataset, catalog, w, tile_size, split)]
         items = [Item(triplet, window) for triplet in triplets[split] for window in places]
-        total = sum(_bytes(catalog, item.window) for item in items)
+        total = sum(record_bytes(catalog, item.window) for item in items)
         count = min(len(items), -(-total // shard_bytes))
         for k, part in enumerate(np.array_split(np.arange(len(items)), count) if count else []):
             jobs.append(
@@ -91,7 +91,7 @@ def plan(
     return jobs
 
 
-def _bytes(catalog: Catalog, window: Window) -> int:
+def record_bytes(catalog: Catalog, window: Window) -> int:
     """Raw bytes of a record: three images a side and the validity bits."""
     sizes = [np.dtype(catalog.encoding(side).dtype).itemsize for side in ("fine", "coarse")]
     return window.height * window.width * (3 * sum(sizes) * len(catalog.dataset.bands) + 1)

@@ -1,0 +1,248 @@
+"""From a description to a finished folder of shards: registration, jobs, statistics.
+
+`dataset_info.json` is written last. A folder without it is not finished, and the same call goes
+on with the shards that are missing.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+
+from absl import logging
+
+from data_prep import errors, executors, records, registration, shards, triplets
+from data_prep.catalog import Catalog
+from data_prep.dataset import Dataset
+from data_prep.progress import track
+from data_prep.triplets import Triplet
+
+_CACHE_BYTES = 2**30  # GDAL's decoded blocks in all processes together
+_SMALL_BYTES = 32 * 2**20  # less than that is written before a pool of processes has started
+
+
+def prepare(
+    dataset: Dataset,
+    output_dir: str | Path,
+    *,
+    executor: str = "processes",
+    workers: int = 0,
+    scheduler: str = "",
+    shard_bytes: int = 128 * 2**20,
+) -> records.DatasetInfo:
+    """Writes a data set's shards, as far as they are not there yet.
+
+    Args:
+        dataset: The description; its `coregister` says what is done about a shift.
+        output_dir: The folder for the shards and `dataset_info.json`.
+        executor: Where the work is done, one of `executors.KINDS`.
+        workers: Processes; 0 takes one a core.
+        scheduler: Address of a Dask scheduler.
+        shard_bytes: Size of a shard.
+
+    Returns:
+        What `dataset_info.json` says.
+
+    Raises:
+        InputError: No triplets with three dates, an unreadable raster, a disk that is full.
+    """
+    images = Catalog(dataset)
+    images.check()
+    for note in images.notes:
+        logging.info("Assumed: %s", note)
+    formed = _whole_triplets(images)
+    workers = workers or len(os.sched_getaffinity(0))
+    if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
+        workers = 1
+    with executors.make(executor, workers, scheduler) as pool:
+        images = registration.registered(images, pool)
+        return _write(images, formed, Path(output_dir), pool, workers, shard_bytes)
+
+
+def _whole_triplets(images: Catalog) -> dict[str, list[Triplet]]:
+    """Triplets of all splits with three dates; a record has no place for one-sided ones."""
+    dataset = images.dataset
+    formed = triplets.form(dataset, images.fine_dates, images.coarse_dates)
+    whole = {k: [t for t in v if t.t3 is not None] for k, v in formed.items()}
+    if not any(whole.values()):
+        raise errors.InputError(
+            f"{dataset.path}: expected dates that form a triplet (t1, t2, t3) with coarse and "
+            f"fine images, found fine images of "
+            f"{', '.join(d.isoformat() for d in images.fine_dates)}; one-sided sets are for "
+            f"stfnet_tf.fuse, which needs no shards."
+        )
+    return whole
+
+
+def _volume(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> int:
+    """Bytes of all records together."""
+    return sum(map(len, formed.values())) * shards.record_bytes(images, images.grid.window)
+
+
+def _write(
+    images: Catalog,
+    formed: Mapping[str, Sequence[Triplet]],
+    folder: Path,
+    pool: Executor,
+    workers: int,
+    shard_bytes: int,
+) -> records.DatasetInfo:
+    """Writes the shards that are missing, then `dataset_info.json`."""
+    dataset = images.dataset
+    run = fingerprint(images, shard_bytes)
+    jobs = shards.plan(
+        dataset,
+        images,
+        formed,
+        tile_size=dataset.tile_size,
+        min_valid=dataset.min_valid,
+        shard_bytes=shard_bytes,
+        run=run,
+    )
+    _clear(folder, jobs)
+    reports = {job.file: report for job in jobs if (report := shards.finished(job, folder))}
+    missing = [job for job in jobs if job.file not in reports]
+    logging.info(
+        "%s: %d triplets, %d tiles in %d shards, of which %d are there already.",
+        dataset.name,
+        sum(map(len, formed.values())),
+        sum(len(job.items) for job in jobs),
+        len(jobs),
+        len(reports),
+    )
+    if missing:
+        # What says "finished" must not stand beside shards that are being replaced.
+        (folder / records.INFO_FILE).unlink(missing_ok=True)
+    cache = max(min(_CACHE_BYTES // workers, 192 * 2**20), 64 * 2**20)
+    place = str(folder.resolve())
+    pending = [pool.submit(shards.write, job, images, place, cache) for job in missing]
+    try:
+        for done in track(as_completed(pending), "writing shards", len(pending)):
+            report = done.result()
+            reports[report.shard.file] = report
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        raise
+    info = _info(images, formed, [reports[job.file] for job in jobs], run)
+    try:
+        info.save(folder)
+    except OSError as error:
+        raise errors.InputError(
+            f"{folder / records.INFO_FILE}: could not be written: {error.strerror}."
+        ) from None
+    return info
+
+
+def fingerprint(images: Catalog, shard_bytes: int) -> str:
+    """A name for all that the shards' bytes depend on: description, shifts, source files."""
+    dataset = images.dataset
+    stated = {
+        "description": dataset.description,
+        "options": [
+            dataset.tile_size,
+            dataset.min_valid,
+            dataset.supervision,
+            dataset.coregister,
+            shard_bytes,
+        ],
+        "shifts": [[d.isoformat(), *map(repr, v)] for d, v in sorted(images.shifts.items())],
+        "files": [
+            [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in images.files()
+        ],
+    }
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def _clear(folder: Path, jobs: Sequence[shards.Job]) -> None:
+    """Makes the folder, and clears it of what other or interrupted runs left."""
+    try:
+        (folder / shards.PROGRESS).mkdir(parents=True, exist_ok=True)
+        wanted = {job.file for job in jobs}
+        for split in records.SPLITS:
+            for file in folder.glob(f"{split}-[0-9]*-of-[0-9]*.tfrecord"):
+                if file.name not in wanted:
+                    (folder / records.INFO_FILE).unlink(missing_ok=True)
+                    file.unlink()
+            for file in folder.glob(f".{split}-*.tfrecord.tmp"):
+                file.unlink()
+        for note in (folder / shards.PROGRESS).iterdir():
+            if note.name.removesuffix(".json") not in wanted:
+                note.unlink()
+    except OSError as error:
+        raise errors.InputError(
+            f"--output_dir: expected a writable folder, found {folder}: {error.strerror}."
+        ) from None
+
+
+def _info(
+    images: Catalog,
+    formed: Mapping[str, Sequence[Triplet]],
+    reports: Sequence[shards.Report],
+    run: str,
+) -> records.DatasetInfo:
+    dataset = images.dataset
+    bands = len(dataset.bands)
+    splits = {}
+    for split in records.SPLITS:
+        mine = [report for report in reports if report.split == split]
+        splits[split] = records.Split(
+            records=sum(report.shard.records for report in mine),
+            skipped=sum(report.skipped for report in mine),
+            triplets=tuple(triplet.iso for triplet in formed[split]),
+            shards=tuple(report.shard for report in mine),
+        )
+    if not sum(split.records for split in splits.values()):
+        raise errors.InputError(
+            f"{dataset.path}: expected tiles with at least {dataset.min_valid:g} of their "
+            f"pixels valid in all images, found none among "
+            f"{sum(split.skipped for split in splits.values())}."
+        )
+    statistics = {}
+    for side in ("fine", "coarse"):
+        moments = shards.Moments.empty(bands)
+        # Only what teaches may shape the network's normalisation.
+        for report in reports:
+            if report.split == "train" or not splits["train"].records:
+                moments = moments + report.moments[side]
+        statistics[side] = moments.statistics(images.encoding(side))
+    return records.DatasetInfo(
+        name=dataset.name,
+        bands=dataset.bands,
+        fine=images.encoding("fine"),
+        coarse=images.encoding("coarse"),
+        ratio=images.ratio,
+        psf_fwhm=dataset.coarse.psf_fwhm,
+        tile_size=dataset.tile_size,
+        supervision=dataset.supervision,
+        splits=splits,
+        statistics=statistics,
+        description={
+            **dataset.description,
+            "prepared": {
+                "root": str(dataset.root.resolve()),
+                "coregister": dataset.coregister,
+                "shifts": {d.isoformat(): list(v) for d, v in sorted(images.shifts.items())},
+                "min_valid": dataset.min_valid,
+                "fingerprint": run,
+            },
+        },
+        command=shlex.join(sys.argv),
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {"python": sys.version.split()[0]}
+    for package in ("stfnet-tf", "gdal", "numpy", "scipy", "scikit-image"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a checkout that was not installed
+            continue
+    return found
