@@ -177,7 +177,10 @@ def _records(records_dir: Path, dataset: str | None, data_dir: str | None) -> re
     """The description of the shards, which are written first if they are not there."""
     if (records_dir / records.INFO_FILE).is_file() or not dataset:
         return records.DatasetInfo.load(records_dir)
-    raise NotImplementedError
+    from data_prep import dataset as descriptions
+    from data_prep import preparation  # GDAL loads here.
+
+    return preparation.prepare(descriptions.load(dataset, data_dir), records_dir)
 
 
 def cli() -> None:
