@@ -1,7 +1,8 @@
 """What every method sees, what it returns, and how it is found by name.
 
 A new method is one new file in this folder: it holds a class with `name`, `two_sided` and
-`predict`, and binds one instance to `METHOD`. The file's name is the method's name.
+`predict`, and binds one instance to `METHOD`. The file's name is the method's name. A trained
+StfNet needs its folder, too, and is asked for as NAME=FOLDER.
 """
 
 import dataclasses
@@ -69,6 +70,16 @@ class Inputs:
                 object.__setattr__(self, f"valid_{name}", valid & np.isfinite(image).all(axis=-1))
                 object.__setattr__(self, name, clean.astype(image.dtype))
 
+    def corner(self, size: int) -> "Inputs":
+        """The top left corner of all images, at most `size` pixels high and wide."""
+        images = ("f1", "c1", "c2", "f3", "c3")
+        cut = {
+            name: getattr(self, name)[:size, :size]
+            for name in (*images, *(f"valid_{image}" for image in images))
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self, **cut)
+
     def sides(self) -> tuple["Side", ...]:
         """The earlier date as a `Side`, then the later one where there is one."""
         t1, t2, t3 = self.dates
@@ -122,15 +133,17 @@ class Prediction:
 
 
 class Method(Protocol):
-    """A way to predict F2.
+    """A way to predict F2."""
 
-    Attributes:
-      name: as users write it and as reports show it.
-      two_sided: whether it cannot do without the later pair.
-    """
+    @property
+    def name(self) -> str:
+        """As reports show it."""
+        ...
 
-    name: str
-    two_sided: bool
+    @property
+    def two_sided(self) -> bool:
+        """Whether it cannot do without the later pair."""
+        ...
 
     def predict(self, inputs: Inputs) -> Prediction:
         """Predicts F2."""
@@ -141,26 +154,31 @@ def names() -> tuple[str, ...]:
     """The methods that there are files for, in alphabetical order."""
     from stfnet_tf import baselines
 
-    files = (module.name for module in pkgutil.iter_modules(baselines.__path__))
-    return tuple(sorted(name for name in files if not _is_shared(name)))
+    files = {module.name for module in pkgutil.iter_modules(baselines.__path__)}
+    return tuple(sorted(files - {"base", "windows", "stfnet"}))
 
 
-def method(name: str) -> Method:
-    """The method of a name; only its own file is imported.
+def method(spec: str, *, with_changes: bool = False) -> Method:
+    """The method that a user asks for; only its own file is imported.
+
+    Args:
+      spec: a method's name, or NAME=FOLDER for the StfNet that was trained in a folder.
+      with_changes: whether a StfNet is to return F̂12 and F̂23 as well.
 
     Raises:
       InputError: there is no such method.
     """
+    name, _, folder = spec.partition("=")
+    if folder:
+        from stfnet_tf.baselines import stfnet
+
+        return stfnet.Stfnet(folder, name, with_changes=with_changes)
     if name not in names():
         raise errors.InputError(
-            f"--methods: expected names out of {', '.join(names())}; found '{name}'."
+            f"--methods: expected names out of {', '.join(names())}, or NAME=FOLDER for a trained "
+            f"StfNet; found '{spec}'."
         )
     return importlib.import_module(f"stfnet_tf.baselines.{name}").METHOD
-
-
-def _is_shared(name: str) -> bool:
-    """Modules that methods share are no methods themselves."""
-    return name in ("base", "windows")
 
 
 def average(predictions: list[np.ndarray], sides: tuple[Side, ...]) -> Prediction:

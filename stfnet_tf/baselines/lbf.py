@@ -22,8 +22,8 @@ class Lbf:
     """Stage by stage, the forest's leaves tell what is still missing of the fine change.
 
     A stage grows an ensemble of shallow trees on a pixel's neighbourhood in the near fine image,
-    the coarse change and the change predicted so far. Which leaf of each tree a pixel falls into, as
-    one 1 among zeros, is its sparse binary feature; one ridge regression from all leaves of all
+    the coarse change and the change predicted so far. Which leaf of each tree a pixel falls into,
+    as one 1 among zeros, is its sparse binary feature; one ridge regression from all leaves of all
     trees to all bands predicts what is missing. The first stage starts from the coarse change. It
     learns from both known outer changes, (s·C13, F1) → s·F13 and (s·C31, F3) → s·F31, whole and
     halved (s = 0.5), because the wanted change lies somewhere on the way and trees cannot

@@ -1,0 +1,148 @@
+"""Dates to be predicted, with all that is known of them: what every method is given and judged by.
+
+images = cases.open_catalog("configs/boreal2001.toml")
+for case in cases.read_all(images, cases.choose(images, "test")):
+    prediction = method.predict(case.inputs)
+"""
+
+import collections
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import catalog, dataset, errors, records, registration, triplets
+from stfnet_tf.baselines import base
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One date to be predicted.
+
+    Attributes:
+      label: the date, with its neighbours where another case has the same date.
+      triplet: the dates.
+      inputs: what is known.
+      truth: the true F2, reflectance, [height, width, bands].
+      valid: where it is known, [height, width] of bool.
+    """
+
+    label: str
+    triplet: triplets.Triplet
+    inputs: base.Inputs
+    truth: np.ndarray
+    valid: np.ndarray
+
+
+def open_catalog(description: str | Path, data_dir: str | None = None) -> catalog.Catalog:
+    """The images of a described data set, registered where the description says so."""
+    images = catalog.Catalog(dataset.load(description, data_dir))
+    if images.dataset.coregister != "apply":
+        return images
+    return catalog.Catalog(images.dataset, registration.estimate(images).shifts)
+
+
+def choose(
+    images: catalog.Catalog, split: str, dates: Sequence[str] = ()
+) -> list[triplets.Triplet]:
+    """The triplets of a split whose F2 is known.
+
+    Args:
+      images: the data set.
+      split: "train", "val" or "test".
+      dates: ISO dates of the F2 to keep, of any split, or a triplet written t1/t2/t3 (t1/t2 for
+        one-sided); all of the split's where empty.
+
+    Raises:
+      InputError: nothing is left, or a date is not there.
+    """
+    formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
+    chosen = _named(images, formed, dates) if dates else formed[split]
+    known = [t for t in chosen if images.has("fine", t.t2)]
+    if not known:
+        found = ", ".join(map(str, chosen)) or "no triplet at all"
+        raise errors.InputError(
+            f"{images.dataset.path}: expected at least one '{split}' triplet whose middle date has "
+            f"a known fine image to score against, found {found}."
+        )
+    return sorted(set(known), key=lambda t: (t.t2, t.iso))
+
+
+def _named(images: catalog.Catalog, formed: dict, dates: Sequence[str]) -> list[triplets.Triplet]:
+    every = [t for split in ("test", "val", "train") for t in formed[split]]
+    chosen = []
+    for text in dates:
+        try:
+            parsed = [datetime.date.fromisoformat(part) for part in text.split("/")]
+        except ValueError:
+            raise errors.InputError(
+                f"--dates: expected ISO dates such as 2001-07-11, or t1/t2/t3, found '{text}'."
+            ) from None
+        if len(parsed) > 1:
+            chosen.append(_written(images, parsed, text))
+            continue
+        found = [t for t in every if t.t2 == parsed[0]]
+        if not found:
+            there = ", ".join(sorted({t.t2.isoformat() for t in every})) or "none"
+            raise errors.InputError(
+                f"--dates: expected dates in the middle of a triplet of {images.dataset.path} "
+                f"({there}), found '{text}'; t1/t2/t3 names any triplet."
+            )
+        chosen.append(found[0])
+    return chosen
+
+
+def _written(images: catalog.Catalog, parsed: list, text: str) -> triplets.Triplet:
+    triplet = triplets.Triplet(parsed[0], parsed[1], parsed[2] if len(parsed) == 3 else None)
+    if len(parsed) > 3 or sorted(set(parsed)) != parsed:
+        raise errors.InputError(f"--dates: expected t1/t2/t3 in order of time, found '{text}'.")
+    for date in triplet.dates:
+        sides = ("coarse",) if date == triplet.t2 else ("fine", "coarse")
+        missing = [side for side in sides if not images.has(side, date)]
+        if missing:
+            raise errors.InputError(
+                f"--dates: expected a {missing[0]} image of {date} for '{text}', found none in "
+                f"{images.dataset.path}."
+            )
+    return triplet
+
+
+def read(images: catalog.Catalog, triplet: triplets.Triplet, label: str, seed: int = 0) -> Case:
+    """Reads one case, the whole scene of it."""
+    known = {}
+    for name in ("f1", "c1", "c2", *(("f3", "c3") if triplet.t3 else ())):
+        known[name], known[f"valid_{name}"] = _reflectance(
+            images, records.side_of(name), getattr(triplet, f"t{name[1]}")
+        )
+    inputs = base.Inputs(
+        dates=(triplet.t1, triplet.t2, triplet.t3),
+        ratio=images.ratio,
+        psf_fwhm=images.dataset.coarse.psf_fwhm,
+        seed=seed,
+        **known,
+    )
+    truth, valid = _reflectance(images, "fine", triplet.t2)
+    return Case(label, triplet, inputs, truth, valid)
+
+
+def read_all(
+    images: catalog.Catalog, chosen: Sequence[triplets.Triplet], seed: int = 0
+) -> list[Case]:
+    """Reads all cases."""
+    count = collections.Counter(t.t2 for t in chosen)
+    return [
+        read(images, t, t.t2.isoformat() if count[t.t2] == 1 else "/".join(t.iso), seed)
+        for t in chosen
+    ]
+
+
+def _reflectance(
+    images: catalog.Catalog, side: str, date: datetime.date
+) -> tuple[np.ndarray, np.ndarray]:
+    """A whole image, float32 and 0 where invalid, and its mask."""
+    image = images.read(side, date)
+    reflectance = images.encoding(side).reflectance(image.dn).astype(np.float32)
+    valid = image.valid & np.isfinite(reflectance).all(axis=-1)
+    return np.where(valid[..., None], reflectance, np.float32(0)), valid

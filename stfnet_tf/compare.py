@@ -1,0 +1,177 @@
+r"""Predicts the same dates with several methods and scores them side by side.
+
+    python -m stfnet_tf.compare --dataset=configs/boreal2001.toml --output_dir=comparison \
+        --methods=copy,starfm,estarfm,plus=runs/boreal2001
+
+All methods get the same images and masks and are scored by the same measures over the same pixels:
+those that are valid in the truth and that every method has predicted. Each runs in a process of its
+own, so that its time and memory are its own, too: `seconds` is one prediction, after a short one
+that compiles and loads what the method needs; `peak_mib` is the largest resident memory of that
+process, interpreter, libraries and images included.
+
+Prints a table and writes metrics.json, metrics.csv and, for each date, a figure of accuracy, time
+and memory, a sheet of all predictions and their errors, and the APA diagram.
+"""
+
+import concurrent.futures
+import multiprocessing
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from data_prep import entry, errors, progress
+from stfnet_tf import evaluate
+
+if TYPE_CHECKING:
+    from data_prep import catalog
+    from stfnet_tf import cases, panels, scores
+    from stfnet_tf.baselines import base
+
+FLAGS = flags.FLAGS
+WARM_UP_SIZE = 32
+
+
+def define_flags() -> None:
+    """Defines what only this program takes."""
+    evaluate.define_data_flags()
+    flags.DEFINE_list(
+        "methods",
+        [],
+        "Names of methods, and NAME=FOLDER for each trained StfNet (default: every method).",
+    )
+    flags.DEFINE_integer("seed", 0, "Of the methods that draw random numbers.")
+    flags.DEFINE_boolean(
+        "save_predictions",
+        False,
+        "Also write each prediction as a raster, predictions/<method>/<date>.tif.",
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs all methods on all dates."""
+    evaluate.require("dataset", "a .toml")
+    evaluate.require("output_dir", "a folder")
+    from stfnet_tf.baselines import base
+
+    specs = FLAGS.methods or list(base.names())
+    methods = {spec: base.method(spec) for spec in specs}
+    names = [m.name for m in methods.values()]
+    if len(set(names)) < len(names):
+        raise errors.InputError(f"--methods: expected every name once, found {', '.join(names)}.")
+    images, read = evaluate.read_cases(FLAGS.seed)
+    print(
+        f"Comparing {', '.join(names)} on {', '.join(case.label for case in read)} of "
+        f"'{images.dataset.name}' into {FLAGS.output_dir}",
+        flush=True,
+    )
+    jobs = [
+        (spec, case)
+        for case in read
+        for spec, method in methods.items()
+        if evaluate.usable(method, case)
+    ]
+    results: dict[str, dict[str, base.Prediction]] = {case.label: {} for case in read}
+    costs = {}
+    for spec, case in progress.track(jobs, "Predicting", len(jobs)):
+        name = methods[spec].name
+        prediction, seconds, peak = run_alone(spec, case.inputs)
+        results[case.label][name] = prediction
+        costs[name, case.label] = {"seconds": seconds, "peak_mib": peak / 2**20}
+        if FLAGS.save_predictions:
+            save(images, case, name, prediction, Path(FLAGS.output_dir) / "predictions")
+    made = [results[case.label] for case in read]
+    report = evaluate.make_report(images, read, made, costs)
+    evaluate.publish(report, FLAGS.output_dir)
+    stretches = evaluate.cases_stretch(images, read)
+    for case, predictions, stretch in zip(read, made, stretches, strict=True):
+        _draw(Path(FLAGS.output_dir), report, case, predictions, stretch)
+
+
+def _draw(
+    folder: Path,
+    report: "scores.Report",
+    case: "cases.Case",
+    predictions: "Mapping[str, base.Prediction]",
+    stretch: "panels.Stretch",
+) -> None:
+    from stfnet_tf import panels
+
+    date = case.label.replace("/", "_")
+    print(panels.comparison(folder / f"comparison_{date}.png", report, case.label))
+    path = folder / f"images_{date}.png"
+    print(evaluate.draw_sheet(path, case, predictions, stretch, columns=4))
+    print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
+
+
+def run_alone(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, int]":
+    """Predicts in a new process.
+
+    Returns:
+      The prediction, its seconds, and the process' largest resident memory in bytes.
+    """
+    # A new interpreter, not a fork: a fork would start with this process' memory.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(_timed, spec, inputs).result()
+
+
+def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, int]":
+    from stfnet_tf.baselines import base
+
+    method = base.method(spec)
+    method.predict(inputs.corner(WARM_UP_SIZE))
+    start = time.perf_counter()
+    prediction = method.predict(inputs)
+    return prediction, time.perf_counter() - start, _peak_memory()
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage's maximum outlives exec, so it may be the parent's.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def save(
+    images: "catalog.Catalog",
+    case: "cases.Case",
+    name: str,
+    prediction: "base.Prediction",
+    folder: Path,
+) -> Path:
+    """Writes a prediction in the digital numbers and on the grid of the fine images."""
+    import numpy as np
+
+    from data_prep import rasters
+
+    encoding = images.encoding("fine")
+    dn = (prediction.f2 - encoding.offset) / encoding.scale
+    if np.issubdtype(np.dtype(encoding.dtype), np.integer):
+        limits = np.iinfo(encoding.dtype)
+        # The lowest and highest number may be the one that means "no data".
+        dn = np.clip(np.round(dn), limits.min + 1, limits.max - 1)
+    dn = np.where(prediction.valid[..., None], dn, encoding.nodata).astype(encoding.dtype)
+    path = folder / name / f"{case.triplet.t2}.tif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rasters.write(
+        path, dn, images.grid, nodata=encoding.nodata, band_names=images.dataset.bands,
+        scale=encoding.scale, offset=encoding.offset,
+    )  # fmt: skip
+    return path
+
+
+def cli() -> None:
+    """The console script."""
+    define_flags()
+    entry.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,313 @@
+r"""Scores fused images against the true ones.
+
+A trained model, on the dates of a split that it has not seen:
+
+    python -m stfnet_tf.evaluate --dataset=configs/cia.toml --model_dir=runs/cia \
+        --split=test --output_dir=scores
+
+Rasters that are there already, named <date>.tif as `stfnet_tf.fuse` names them:
+
+    python -m stfnet_tf.evaluate --dataset=configs/boreal2001.toml --predictions=fused \
+        --output_dir=scores
+
+Prints a table and writes metrics.json, metrics.csv and, for each date, a sheet of images, a scatter
+plot for each method, the APA diagram and, where the method predicts its own error, the calibration.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from data_prep import entry, errors
+
+if TYPE_CHECKING:
+    from data_prep import catalog
+    from stfnet_tf import cases, panels, scores
+    from stfnet_tf.baselines import base
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines what only this program takes."""
+    define_data_flags()
+    flags.DEFINE_string("model_dir", None, "Folder of the training run to be scored.")
+    flags.DEFINE_string(
+        "predictions", None, "Folder of rasters to be scored instead, <date>.tif for each date."
+    )
+    flags.DEFINE_list(
+        "baselines",
+        ["copy", "coarse_change"],
+        "Methods that stand beside it in the table; empty for none.",
+    )
+
+
+def define_data_flags() -> None:
+    """Defines which dates of which data set are scored, for every program that scores."""
+    flags.DEFINE_string("dataset", None, "Description of the data set, a .toml.")
+    flags.DEFINE_string(
+        "data_dir", None, "Where the rasters lie, in place of the description's own root."
+    )
+    flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Whose dates are scored.")
+    flags.DEFINE_list(
+        "dates",
+        [],
+        "Dates to score, as 2001-07-11 or, to say from what to predict, as t1/t2/t3 (default: all "
+        "of the split's).",
+    )
+    flags.DEFINE_string("output_dir", None, "Folder that receives tables and pictures.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores one model, or one folder of rasters, beside simple methods."""
+    require("dataset", "a .toml")
+    require("output_dir", "a folder")
+    if bool(FLAGS.model_dir) == bool(FLAGS.predictions):
+        raise errors.InputError(
+            "--model_dir, --predictions: expected one of the two, found "
+            f"{'both' if FLAGS.model_dir else 'neither'}."
+        )
+    from stfnet_tf.baselines import base
+
+    images, read = read_cases()
+    subject = FLAGS.model_dir or FLAGS.predictions
+    print(
+        f"Scoring {subject} on {', '.join(case.label for case in read)} of "
+        f"'{images.dataset.name}' into {FLAGS.output_dir}",
+        flush=True,
+    )
+    methods = [base.method(name) for name in FLAGS.baselines]
+    if FLAGS.model_dir:
+        methods.append(base.method(f"stfnet={FLAGS.model_dir}", with_changes=True))
+    results: list[dict[str, base.Prediction]] = []
+    for case in read:
+        made = {m.name: m.predict(case.inputs) for m in methods if usable(m, case)}
+        if FLAGS.predictions:
+            made["predictions"] = read_prediction(images, Path(FLAGS.predictions), case)
+        results.append(made)
+    report = make_report(images, read, results, {})
+    publish(report, FLAGS.output_dir)
+    draw(Path(FLAGS.output_dir), report, read, results, cases_stretch(images, read))
+
+
+def require(name: str, wanted: str) -> None:
+    """Raises the sentence about a flag that is missing."""
+    if not FLAGS[name].value:
+        raise errors.InputError(f"--{name}: expected {wanted}, found nothing.")
+
+
+def read_cases(seed: int = 0) -> "tuple[catalog.Catalog, list[cases.Case]]":
+    """The dates that the flags ask for, read whole."""
+    from stfnet_tf import cases
+
+    images = cases.open_catalog(FLAGS.dataset, FLAGS.data_dir)
+    for note in images.notes:
+        print(note)
+    return images, cases.read_all(images, cases.choose(images, FLAGS.split, FLAGS.dates), seed)
+
+
+def usable(method: "base.Method", case: "cases.Case") -> bool:
+    """Whether a method has what it needs for a case; says so where it has not."""
+    if method.two_sided and case.inputs.f3 is None:
+        print(f"{method.name}: left out on {case.label}, which has no later pair.")
+        return False
+    return True
+
+
+def read_prediction(
+    images: "catalog.Catalog", folder: Path, case: "cases.Case"
+) -> "base.Prediction":
+    """A fused raster and, where there is one, its quality raster.
+
+    Raises:
+      InputError: There is none, or it has another size or other bands than the data set.
+    """
+    import numpy as np
+
+    from data_prep import rasters
+    from stfnet_tf.baselines import base
+
+    path = folder / f"{case.triplet.t2}.tif"
+    if not path.is_file():
+        raise errors.InputError(f"{path}: expected the fused image of {case.label}, found none.")
+    stored = rasters.read(str(path))
+    if stored.shape != case.truth.shape:
+        raise errors.InputError(
+            f"{path}: expected {case.truth.shape} (height, width, bands) as in "
+            f"{images.dataset.path}, found {stored.shape}."
+        )
+    stated = rasters.info(str(path))
+    scale = stated.scale if stated.scale is not None else images.encoding("fine").scale
+    offset = stated.offset if stated.scale is not None else images.encoding("fine").offset
+    valid = np.isfinite(stored).all(axis=-1)
+    if stated.nodata is not None and np.isfinite(stated.nodata):
+        valid &= (stored != stated.nodata).all(axis=-1)
+    f2 = np.where(valid[..., None], stored * scale + (offset or 0), 0).astype(np.float32)
+    quality = None
+    quality_path = folder / f"{case.triplet.t2}_quality.tif"
+    if quality_path.is_file():
+        layers = rasters.read(str(quality_path))[..., : f2.shape[-1]]
+        step = rasters.info(str(quality_path)).scale or 1.0
+        quality = np.where(valid[..., None] & (layers >= 0), layers * step, np.nan)
+    return base.Prediction(f2, valid, quality)
+
+
+def make_report(
+    images: "catalog.Catalog",
+    read: "Sequence[cases.Case]",
+    results: "Sequence[Mapping[str, base.Prediction]]",
+    costs: Mapping[tuple[str, str], Mapping[str, float]],
+) -> "scores.Report":
+    """Scores all predictions of all dates, each date over the pixels that all methods have.
+
+    Args:
+      images: the data set.
+      read: the cases.
+      results: for each case, the predictions by method.
+      costs: `seconds` and `peak_mib` by (method, label).
+    """
+    import numpy as np
+
+    import stfnet_tf
+    from stfnet_tf import scores
+
+    rows, references = [], []
+    calibrations: dict[str, dict[str, tuple[scores.Calibration, ...]]] = {}
+    bands = images.dataset.bands
+    for case, made in zip(read, results, strict=True):
+        valid = np.logical_and.reduce([case.valid, *(p.valid for p in made.values())])
+
+        def rate(name, image, valid, changes=None, case=case):
+            return scores.score(
+                case.truth, image, valid, bands=bands, ratio=case.inputs.ratio, method=name,
+                date=case.label, changes=changes,
+            )  # fmt: skip
+
+        for name, prediction in made.items():
+            changes = None
+            if prediction.changes is not None and case.inputs.f3 is not None:
+                changes = (*prediction.changes, case.inputs.f3 - case.inputs.f1)
+            cost = costs.get((name, case.label), {})
+            rows.append(rate(name, prediction.f2, valid, changes).with_costs(**cost))
+            if prediction.quality is not None:
+                calibrations.setdefault(name, {})[case.label] = tuple(
+                    scores.calibrate(
+                        prediction.quality[..., b],
+                        (prediction.f2 - case.truth)[..., b],
+                        valid,
+                        band,
+                    )
+                    for b, band in enumerate(bands)
+                )
+        for name in ("f1", "f3", "c2"):
+            image = getattr(case.inputs, name)
+            if image is not None:
+                mask = case.valid & getattr(case.inputs, f"valid_{name}")
+                references.append(rate(name.upper(), image, mask))
+    about = {
+        "command": shlex.join(sys.argv),
+        "description": str(images.dataset.path),
+        "split": FLAGS.split,
+        "triplets": [str(case.triplet) for case in read],
+        "pixels": "valid in the truth and in the prediction of every method",
+        "ratio": read[0].inputs.ratio,
+        "versions": {"stfnet_tf": stfnet_tf.__version__, "numpy": np.__version__},
+    }
+    return scores.Report(images.dataset.name, tuple(rows), tuple(references), calibrations, about)
+
+
+def publish(report: "scores.Report", output_dir: str) -> None:
+    """Prints the table and writes metrics.json and metrics.csv."""
+    from rich import console
+
+    terminal = console.Console()
+    # A pipe has no width: the table is not to be squeezed into 80 columns there.
+    if not terminal.is_terminal:
+        terminal = console.Console(width=260)
+    terminal.print(report.table())
+    for path in report.save(output_dir):
+        print(path)
+
+
+def cases_stretch(
+    images: "catalog.Catalog", read: "Sequence[cases.Case]"
+) -> "list[panels.Stretch]":
+    """For each case the stretch of its pictures, from its known fine images."""
+    from stfnet_tf import panels
+
+    stretches = []
+    for case in read:
+        known = [(case.inputs.f1, case.inputs.valid_f1)]
+        if case.inputs.f3 is not None and case.inputs.valid_f3 is not None:
+            known.append((case.inputs.f3, case.inputs.valid_f3))
+        fine, valid = zip(*known, strict=True)
+        stretches.append(panels.Stretch.of(fine, valid, images.dataset.bands))
+    return stretches
+
+
+def draw(
+    folder: Path,
+    report: "scores.Report",
+    read: "Sequence[cases.Case]",
+    results: "Sequence[Mapping[str, base.Prediction]]",
+    stretches: "Sequence[panels.Stretch]",
+) -> None:
+    """Draws what is scored of each date; simple methods get no pictures of their own."""
+    from stfnet_tf import panels
+
+    for case, made, stretch in zip(read, results, stretches, strict=True):
+        date = case.label.replace("/", "_")
+        name, prediction = list(made.items())[-1]
+        print(draw_sheet(folder / f"images_{date}.png", case, {name: prediction}, stretch))
+        score = next(s for s in report.scores if (s.method, s.date) == (name, case.label))
+        valid = case.valid & prediction.valid
+        print(
+            panels.scatter(folder / f"scatter_{date}.png", case.truth, prediction.f2, valid, score)
+        )
+        print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
+        for method, dates in report.calibrations.items():
+            if case.label in dates:
+                path = folder / f"calibration_{date}.png"
+                title = f"{method}, {case.label}: predicted and true error"
+                print(panels.calibration(path, dates[case.label], title))
+
+
+def draw_sheet(
+    path: Path,
+    case: "cases.Case",
+    made: "Mapping[str, base.Prediction]",
+    stretch: "panels.Stretch",
+    columns: int = 3,
+) -> Path:
+    """Draws F1, F3, C2, the truth, and each method's prediction with its error."""
+    from stfnet_tf import panels
+
+    inputs = case.inputs
+    truth = panels.Panel(f"true F2, {case.triplet.t2}", case.truth, case.valid)
+    row = [panels.Panel(f"F1, {case.triplet.t1}", inputs.f1, inputs.valid_f1)]
+    if inputs.f3 is not None and inputs.valid_f3 is not None:
+        row.append(panels.Panel(f"F3, {case.triplet.t3}", inputs.f3, inputs.valid_f3))
+    row.append(panels.Panel(f"C2, {case.triplet.t2}", inputs.c2, inputs.valid_c2))
+    if len(made) > 1:
+        row.append(truth)
+    for name, prediction in made.items():
+        predicted = panels.Panel(f"predicted F2, {name}", prediction.f2, prediction.valid)
+        row.append(predicted)
+        if len(made) == 1:
+            row.append(truth)
+        row.append(panels.error_panel(f"error, {name}", predicted, truth))
+    return panels.sheet(path, row, stretch, columns=columns, title=str(case.triplet))
+
+
+def cli() -> None:
+    """The console script."""
+    define_flags()
+    entry.run(main)
+
+
+if __name__ == "__main__":
+    cli()
