@@ -158,7 +158,7 @@ class Catalog:
                         f"no common area with {native.describe()}."
                     )
         coarse = self.coarse_dates[0]
-        step = self._grid_ratio(coarse)
+        step = self.grid_ratio(coarse)
         if step < 0.67:
             raise errors.InputError(
                 f"{self.file('coarse', coarse)}: expected coarse pixels larger than those of "
@@ -233,7 +233,7 @@ class Catalog:
         fine_size = fine.pixel_size or (self.grid.pixel_size[1] if self.grid.geotransform else None)
         if coarse.pixel_size and fine_size:
             return coarse.pixel_size / fine_size
-        found = self._grid_ratio(next(iter(self._entries["coarse"])))
+        found = self.grid_ratio(next(iter(self._entries["coarse"])))
         if found < 1.01:
             raise errors.InputError(
                 f"{self.dataset.path}: coarse.ratio: expected a number (the coarse sensor's pixel "
@@ -242,7 +242,7 @@ class Catalog:
             )
         return found
 
-    def _grid_ratio(self, date: Date) -> float:
+    def grid_ratio(self, date: Date) -> float:
         """Pixel size of a coarse image's grid in fine pixels, along rows, at the scene's middle."""
         native = self.native_grid("coarse", date)
         row, col = self.grid.height / 2, self.grid.width / 2

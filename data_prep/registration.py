@@ -159,24 +159,41 @@ def estimate_date(catalog: Catalog, date: Date, known: Sequence[Date]) -> Shift:
         date: The coarse image's date.
         known: Fine dates that may be looked at.
     """
-    coarse = _Reduced.read(catalog, "coarse", date)
+    coarse = Reduced.read(catalog, "coarse", date)
     candidates = [date] if date in known else _nearest(date, known)
     best: Shift | None = None
     for reference in candidates:
-        fine = _Reduced.read(catalog, "fine", reference).blurred(_sigma(catalog))
+        fine = Reduced.read(catalog, "fine", reference).blurred(_sigma(catalog))
         shift = _shift(catalog, date, reference, fine, coarse)
         if best is None or shift.confidence > best.confidence:
             best = shift
     assert best is not None
     if date not in known and date in catalog.fine_dates:
         # For the table alone: the shift above was found without this image.
-        own = _Reduced.read(catalog, "fine", date).blurred(_sigma(catalog))
+        own = Reduced.read(catalog, "fine", date).blurred(_sigma(catalog))
         before, after = (
             _correlations(own, coarse.moved(by))
             for by in ((0.0, 0.0), (best.rows / own.step, best.cols / own.step))
         )
         best = dataclasses.replace(best, before=before, after=after)
     return best
+
+
+def sharpness(catalog: Catalog, shift: Shift) -> float:
+    """The width of the point spread function that the coarse image itself suggests.
+
+    Returns:
+        Of some widths (full width at half maximum, coarse pixels) the one by which the blurred
+        fine image resembles the moved coarse image most.
+    """
+    fine = Reduced.read(catalog, "fine", shift.reference)
+    coarse = Reduced.read(catalog, "coarse", shift.date)
+    moved = coarse.moved((shift.rows / coarse.step, shift.cols / coarse.step))
+    scores = {}
+    for width in (0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8):
+        blurred = fine.blurred(width * catalog.ratio * _FWHM_TO_SIGMA)
+        scores[width] = float(np.mean(_correlations(blurred, moved)))
+    return max(scores, key=lambda width: scores[width])
 
 
 def _nearest(date: Date, known: Sequence[Date]) -> list[Date]:
@@ -190,7 +207,7 @@ def _sigma(catalog: Catalog) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reduced:
+class Reduced:
     """An image averaged over `step` × `step` pixels: values (H, W, B), weight (H, W) in 0–1."""
 
     values: np.ndarray
@@ -198,7 +215,7 @@ class _Reduced:
     step: int
 
     @classmethod
-    def read(cls, catalog: Catalog, side: str, date: Date) -> "_Reduced":
+    def read(cls, catalog: Catalog, side: str, date: Date) -> "Reduced":
         height, width = catalog.grid.shape
         step = max(1, int(catalog.ratio / 4), math.ceil(math.sqrt(height * width / _MOST_PIXELS)))
         rows, cols = height // step, width // step
@@ -225,16 +242,16 @@ class _Reduced:
             weight[window.slices] = share
         return cls(values, weight, step)
 
-    def blurred(self, sigma: float) -> "_Reduced":
+    def blurred(self, sigma: float) -> "Reduced":
         """By a Gaussian of `sigma` fine pixels; invalid pixels carry no weight."""
         sigmas = (sigma / self.step, sigma / self.step)
         weight = ndimage.gaussian_filter(self.weight, sigmas)
         spread = ndimage.gaussian_filter(self.values * self.weight[..., None], (*sigmas, 0))
         values = spread / np.maximum(weight, 1e-6)[..., None]
         # A blurred pixel counts when most of its footprint was seen and it was itself.
-        return _Reduced(values, np.where(weight > 0.7, self.weight, 0), self.step)
+        return Reduced(values, np.where(weight > 0.7, self.weight, 0), self.step)
 
-    def moved(self, by: tuple[float, float]) -> "_Reduced":
+    def moved(self, by: tuple[float, float]) -> "Reduced":
         """By rows and columns of its own pixels, interpolated linearly."""
         values, weight = self.values, self.weight
         for axis, amount in enumerate(by):
@@ -243,14 +260,14 @@ class _Reduced:
             places = np.arange(weight.shape[axis]) - amount
             inside = (places >= 0) & (places <= weight.shape[axis] - 1)
             weight = weight * (inside[:, None] if axis == 0 else inside)
-        return _Reduced(values, np.where(weight > 0.99, weight, 0), self.step)
+        return Reduced(values, np.where(weight > 0.99, weight, 0), self.step)
 
-    def halved(self) -> "_Reduced":
+    def halved(self) -> "Reduced":
         """Averaged over 2 × 2 of its pixels."""
         rows, cols = (n // 2 for n in self.weight.shape)
         values = self.values[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2, -1).mean((1, 3))
         weight = self.weight[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).min((1, 3))
-        return _Reduced(values, weight, 2 * self.step)
+        return Reduced(values, weight, 2 * self.step)
 
 
 def _slid(values: np.ndarray, amount: float, axis: int) -> np.ndarray:
@@ -264,9 +281,7 @@ def _slid(values: np.ndarray, amount: float, axis: int) -> np.ndarray:
     return near + part * (far - near)
 
 
-def _shift(
-    catalog: Catalog, date: Date, reference: Date, fine: _Reduced, coarse: _Reduced
-) -> Shift:
+def _shift(catalog: Catalog, date: Date, reference: Date, fine: Reduced, coarse: Reduced) -> Shift:
     step, ratio = fine.step, catalog.ratio
     limit = (catalog.dataset.max_shift or max(1.5 * ratio, 4.0)) / step
     start = _rough(fine, coarse, limit)
@@ -299,7 +314,7 @@ def _quarters(shape: tuple[int, ...]) -> list[np.ndarray]:
     return [(lower == a) & (right == b) for a in (False, True) for b in (False, True)]
 
 
-def _rough(fine: _Reduced, coarse: _Reduced, limit: float) -> tuple[float, float]:
+def _rough(fine: Reduced, coarse: Reduced, limit: float) -> tuple[float, float]:
     """Shift to two pixels by masked phase correlation of the bands' normalised sum."""
     halves = [k.halved() for k in (fine, coarse)]
     images = [_normalised(k) for k in halves]
@@ -313,7 +328,7 @@ def _rough(fine: _Reduced, coarse: _Reduced, limit: float) -> tuple[float, float
     return (rows, cols) if math.hypot(rows, cols) <= limit else (0.0, 0.0)
 
 
-def _normalised(image: _Reduced) -> np.ndarray:
+def _normalised(image: Reduced) -> np.ndarray:
     """One band that all bands have a part in, low frequencies that carry no place taken out."""
     total = np.zeros(image.weight.shape)
     good = image.weight > 0
@@ -325,8 +340,8 @@ def _normalised(image: _Reduced) -> np.ndarray:
 
 
 def _refined(
-    fine: _Reduced,
-    coarse: _Reduced,
+    fine: Reduced,
+    coarse: Reduced,
     start: tuple[float, float] | np.ndarray,
     bands: Sequence[int],
     part: np.ndarray,
@@ -368,7 +383,7 @@ def _centred(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) - values.mean(dtype=np.float64)
 
 
-def _correlations(fine: _Reduced, coarse: _Reduced) -> tuple[float, ...]:
+def _correlations(fine: Reduced, coarse: Reduced) -> tuple[float, ...]:
     good = (fine.weight > 0.5) & (coarse.weight > 0.5)
     if good.sum() < 3:
         return (math.nan,) * fine.values.shape[-1]
