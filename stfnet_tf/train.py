@@ -11,8 +11,10 @@ Every flag that is not about folders is a field of `train_config.TrainConfig` or
 
 import dataclasses
 import inspect
+import os
 import re
 import shlex
+import subprocess
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -174,13 +176,30 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _records(records_dir: Path, dataset: str | None, data_dir: str | None) -> records.DatasetInfo:
-    """The description of the shards, which are written first if they are not there."""
-    if (records_dir / records.INFO_FILE).is_file() or not dataset:
-        return records.DatasetInfo.load(records_dir)
-    from data_prep import dataset as descriptions
-    from data_prep import preparation  # GDAL loads here.
+    """The description of the shards, which are written first if they are not there.
 
-    return preparation.prepare(descriptions.load(dataset, data_dir), records_dir)
+    Raises:
+        InputError: There are neither shards nor a data set to write them from.
+    """
+    if (records_dir / records.INFO_FILE).is_file():
+        return records.DatasetInfo.load(records_dir)
+    if not dataset:
+        raise errors.InputError(
+            f"--records_dir: expected {records_dir / records.INFO_FILE}, found no such file; name "
+            f"a folder of shards, or a --dataset to write them from."
+        )
+    if os.environ.get("TF_CONFIG"):
+        raise errors.InputError(
+            f"--records_dir: expected shards in {records_dir}, found none; several workers need "
+            f"them before they start: write them once with data_prep.write_tfrecords."
+        )
+    command = [sys.executable, "-m", "data_prep.write_tfrecords", f"--dataset={dataset}"]
+    command += [f"--data_dir={data_dir}"] if data_dir else []
+    # A process of its own: it forks, which TensorFlow's threads do not survive.
+    written = subprocess.run([*command, f"--output_dir={records_dir}"], check=False)
+    if written.returncode:
+        raise SystemExit(written.returncode)
+    return records.DatasetInfo.load(records_dir)
 
 
 def cli() -> None:

@@ -36,7 +36,7 @@ class TrainConfig:
         batch_size: Patches of the global batch, shared out among all replicas.
         patch_size: Height and width of a patch in fine pixels, at most those of a tile.
         crops_per_tile: Patches cut at random each time that a tile is read; 0 for as many as
-            cover a tile's area once.
+            hold twice a tile's pixels.
         augment: Flip and rotate patches, all images of a triplet alike.
         seed: All randomness follows from it; on CPUs, two runs with the same seed end with
             bit-equal weights.
