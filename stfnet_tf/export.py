@@ -30,24 +30,27 @@ from stfnet_tf import model_card, warmup
 
 CARD_FILE = model_card.FILE
 
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Folder of a training run, as --model_dir of stfnet_tf.train.", required=True
-)
-_NAME = flags.DEFINE_string(
-    "name", None, "Name of the served model; the data set's name when not given."
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-    "export_dir", "saved_models", "The export is written to <export_dir>/<name>/<version>/."
-)
-_EVALUATION = flags.DEFINE_string(
-    "evaluation",
-    None,
-    "Folder that stfnet_tf.evaluate wrote, for the model card (default: evaluation/ in "
-    "--model_dir, where it is there).",
-)
-_VERSION = flags.DEFINE_integer(
-    "version", None, "Version number; the next free one when not given.", lower_bound=1
-)
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines this program's flags."""
+    flags.DEFINE_string(
+        "model_dir", None, "Folder of a training run, as --model_dir of stfnet_tf.train."
+    )
+    flags.DEFINE_string("name", None, "Name of the served model (default: the data set's name).")
+    flags.DEFINE_string(
+        "export_dir", "saved_models", "The export is written to <export_dir>/<name>/<version>/."
+    )
+    flags.DEFINE_string(
+        "evaluation",
+        None,
+        "Folder that stfnet_tf.evaluate wrote, for the model card (default: evaluation/ in "
+        "--model_dir, where it is there).",
+    )
+    flags.DEFINE_integer(
+        "version", None, "Version number (default: the next free one).", lower_bound=1
+    )
 
 
 def save(
@@ -119,25 +122,26 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
 
 def main(argv: Sequence[str]) -> None:
     """Exports --model_dir."""
+    if not FLAGS.model_dir:
+        raise errors.InputError("--model_dir: expected a training run, found nothing.")
     from stfnet_tf import fusion as fusions
 
-    model_dir = Path(_MODEL_DIR.value)
+    model_dir = Path(FLAGS.model_dir)
     fusion = fusions.load(model_dir)
-    name = _NAME.value or fusion.info.name
-    metrics = _metrics(Path(_EVALUATION.value or model_dir / "evaluation"))
-    version = save(fusion, Path(_OUTPUT_DIR.value) / name, _VERSION.value, metrics)
-    difference = check(fusion, version)
+    name = FLAGS.name or fusion.info.name
+    metrics = _metrics(FLAGS.evaluation, model_dir / "evaluation")
+    version = save(fusion, Path(FLAGS.export_dir) / name, FLAGS.version, metrics)
     print(
         f"Exported {model_dir} to {version}; loaded again, it differs from the model by "
-        f"{difference:.1e} in reflectance."
+        f"{check(fusion, version):.1e} in reflectance."
     )
 
 
-def _metrics(folder: Path) -> dict[str, Any] | None:
+def _metrics(given: str | None, default: Path) -> dict[str, Any] | None:
     """What stfnet_tf.evaluate found, if it was run."""
-    path = folder / "metrics.json"
+    path = Path(given or default) / "metrics.json"
     if not path.is_file():
-        if _EVALUATION.value:
+        if given:
             raise errors.InputError(
                 f"{path}: expected the scores that stfnet_tf.evaluate writes, found no such file."
             )
@@ -159,7 +163,8 @@ def check(fusion: Any, version: Path) -> float:
 
 
 def cli() -> None:
-    """Console script."""
+    """The console script."""
+    define_flags()
     entry.run(main)
 
 

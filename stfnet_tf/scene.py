@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import stfnet_tf
 from data_prep import catalog, errors, progress, rasters, records, tiles, triplets
-from stfnet_tf import checkpoints, export, fusion, presets
+from stfnet_tf import checkpoints, fusion, model_card, presets
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
 READ_AHEAD = 2
@@ -93,7 +93,7 @@ class Predictor:
         Raises:
             InputError: There is none, or it was made for other bands or encodings.
         """
-        path = Path(folder) / "assets.extra" / export.CARD_FILE
+        path = Path(folder) / "assets.extra" / model_card.FILE
         try:
             card = json.loads(path.read_text())
         except OSError:
