@@ -136,13 +136,13 @@ class Grid:
 
     def crop(self, window: Window) -> "Grid":
         """The grid of a window, which may reach over the border."""
-        x0, y0 = self.coordinates(np.float64(window.row), np.float64(window.col))
+        x0, y0 = self.coordinates(np.array(window.row), np.array(window.col))
         _, a, b, _, c, d = self.transform
         return Grid(window.width, window.height, (float(x0), a, b, float(y0), c, d), self.crs)
 
     def moved(self, rows: float, cols: float) -> "Grid":
         """The grid with every pixel moved by `rows` and `cols` pixels of its own."""
-        x0, y0 = self.coordinates(np.float64(rows), np.float64(cols))
+        x0, y0 = self.coordinates(np.array(rows), np.array(cols))
         _, a, b, _, c, d = self.transform
         return dataclasses.replace(self, geotransform=(float(x0), a, b, float(y0), c, d))
 
@@ -601,7 +601,11 @@ class Writer:
     """A raster that is being written, window by window; see `create`."""
 
     def __init__(self, handle: gdal.Dataset):
-        self._handle = handle
+        self._handle: gdal.Dataset | None = handle
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._handle = None
 
     def write(self, window: Window, pixels: np.ndarray, bands: Sequence[int] = ()) -> None:
         """Writes (H, W, B) pixels into a window.
@@ -611,6 +615,7 @@ class Writer:
             pixels: What, in the raster's type.
             bands: 1-based band numbers; the first ones where empty.
         """
+        assert self._handle is not None, "written after its block ended"
         for k in range(pixels.shape[-1]):
             band = self._handle.GetRasterBand(bands[k] if bands else k + 1)
             band.WriteArray(pixels[..., k], window.col, window.row)
@@ -670,14 +675,19 @@ def create(
             options=list(_CREATION["GTiff"] if staged else options),
         )
         _describe(handle, grid, nodata, band_names, scale, offset, tags)
-        if driver == "ENVI":  # whose header would name the scratch file
-            handle.SetMetadataItem("description", path.name, "ENVI")
-        yield Writer(handle)
+        writer = Writer(handle)
+        yield writer
         handle.FlushCache()
         if staged:
             gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=list(options))
             made.unlink()
+        # Formats finish their files when they are closed, and that is when nobody holds them.
         del handle
+        writer.close()
+        header = scratch.with_suffix(".hdr")
+        if driver == "ENVI" and header.exists():  # GDAL describes the file by its scratch name
+            text = header.read_bytes().replace(os.fsencode(scratch), os.fsencode(path.name))
+            header.write_bytes(text)
 
 
 @contextlib.contextmanager
@@ -722,7 +732,7 @@ def _describe(
             band.SetDescription(band_names[k])
         for value, setter in ((scale, band.SetScale), (offset, band.SetOffset)):
             if value is not None:
-                setter(float(value if np.isscalar(value) else value[k]))  # type: ignore[index]
+                setter(float(value[k] if isinstance(value, Sequence) else value))
 
 
 def write(

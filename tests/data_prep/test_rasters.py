@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from data_prep import errors, rasters
+from data_prep.rasters import Grid, Window
+from tests.data_prep import tiny
+
+
+def test_grid_positions_and_coordinates_are_inverse_and_by_hand():
+    grid = tiny.grid(10, 20)
+    x, y = grid.coordinates(np.array([2.5]), np.array([3.0]))
+    assert (x[0], y[0]) == (500090.0, 5999925.0)
+    rows, cols = grid.positions(x, y)
+    assert rows[0] == pytest.approx(2.5) and cols[0] == pytest.approx(3.0)
+    assert grid.crop(Window(1, 2, 3, 4)).geotransform[::3] == (500060.0, 5999970.0)
+    assert grid.moved(1, -1).geotransform[::3] == (499970.0, 5999970.0)
+
+
+def test_offset_in_tells_coinciding_pixels():
+    grid = tiny.grid(10, 20)
+    assert grid.crop(Window(-2, 3, 5, 5)).offset_in(grid) == (-2, 3)
+    assert grid.moved(0.5, 0).offset_in(grid) is None
+    assert tiny.grid(5, 10, size=60.0).offset_in(grid) is None
+    other = Grid(20, 10, grid.geotransform, rasters.crs_wkt("EPSG:32656"))
+    assert other.offset_in(grid) is None
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "ENVI", "COG"])
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
+def test_what_is_written_is_read(tmp_path, driver, dtype):
+    image = tiny.land(40, 30, 3).astype(dtype)
+    path = tmp_path / "image.bil"
+    rasters.write(
+        path,
+        image,
+        tiny.grid(40, 30),
+        driver=driver,
+        nodata=7,
+        band_names=["a", "b", "c"],
+        scale=1e-4,
+        offset=-0.1,
+        tags={"SOURCE": "test"},
+    )
+    assert (rasters.read(str(path)) == image).all()
+    assert (
+        rasters.read(str(path), [3, 1], Window(5, 6, 7, 8)) == image[5:12, 6:14][..., [2, 0]]
+    ).all()
+    info = rasters.info(str(path))
+    assert info.grid.geotransform == (5e5, 30, 0, 6e6, 0, -30)
+    assert info.grid.same_crs(tiny.grid(1, 1))
+    assert info.dtype == dtype and info.nodata == 7 and info.band_names == ("a", "b", "c")
+    assert info.scale == 1e-4 and info.offset == -0.1
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("interleave", ["BSQ", "BIL", "BIP"])
+def test_envi_interleaves_are_read_by_their_header(tmp_path, interleave):
+    image = tiny.land(9, 8, 3)
+    rasters.write(tmp_path / "x.int", image, tiny.grid(9, 8), driver="ENVI", interleave=interleave)
+    header = (tmp_path / "x.hdr").read_text()
+    assert f"interleave = {interleave.lower()}" in header
+    assert str(tmp_path) not in header
+    assert (rasters.read(str(tmp_path / "x.int")) == image).all()
+
+
+def test_an_image_that_fails_half_way_leaves_nothing(tmp_path):
+    path = tmp_path / "x.tif"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        rasters.create(path, tiny.grid(64, 64), bands=1, dtype="int16") as raster,
+    ):
+        raster.write(Window(0, 0, 32, 64), np.ones((32, 64, 1), np.int16))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder_is_a_readable_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.InputError, match=r"file.*folder"):
+        rasters.write(tmp_path / "file" / "x.tif", tiny.land(4, 4), tiny.grid(4, 4))
+
+
+def test_missing_file_band_and_foreign_format(tmp_path):
+    with pytest.raises(errors.InputError, match="no such file"):
+        rasters.info(str(tmp_path / "none.tif"))
+    (tmp_path / "x.tif").write_text("this is no raster")
+    with pytest.raises(errors.InputError, match=r"x\.tif.*expected a raster"):
+        rasters.info(str(tmp_path / "x.tif"))
+    rasters.write(tmp_path / "y.tif", tiny.land(4, 4), tiny.grid(4, 4))
+    with pytest.raises(errors.InputError, match=r"y\.tif.*expected band 3, found 2 bands"):
+        rasters.read(str(tmp_path / "y.tif"), [3])
+
+
+def test_truncated_file(tmp_path):
+    path = tmp_path / "x.tif"
+    rasters.write(path, tiny.land(300, 300), tiny.grid(300, 300))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(errors.InputError, match=r"x\.tif.*truncated|x\.tif.*expected a raster"):
+        rasters.read(str(path))
+
+
+def test_whole_pixel_shift_is_exact_and_beyond_the_source_invalid():
+    image, grid = tiny.land(20, 30), tiny.grid(20, 30)
+    moved, share = rasters.warp(image, grid, grid.moved(2, -3), "bilinear")
+    assert np.abs(moved[:-2, 3:] - image[2:, :-3]).max() == 0
+    assert (share[:-2, 3:] == 1).all()
+    assert (share[-2:] == 0).all() and (share[:, :3] == 0).all()
+
+
+def test_half_pixel_shift_is_the_mean_of_neighbours():
+    image, grid = tiny.land(20, 30), tiny.grid(20, 30)
+    moved, _ = rasters.warp(image, grid, grid.moved(0, 0.5), "bilinear")
+    expected = (image[:, 1:].astype(float) + image[:, :-1]) / 2
+    np.testing.assert_allclose(moved[:, :-1], expected, atol=0.01)
+
+
+def test_bilinear_up_is_numpy_interpolation():
+    image = tiny.land(6, 9, 1)
+    coarse, fine = tiny.grid(6, 9, size=240.0), tiny.grid(48, 72)
+    up, share = rasters.warp(image, coarse, fine, "bilinear")
+    rows, cols = (np.arange(48) + 0.5) / 8 - 0.5, (np.arange(72) + 0.5) / 8 - 0.5
+    across = np.stack([np.interp(cols, np.arange(9), row) for row in image[..., 0]])
+    expected = np.stack([np.interp(rows, np.arange(6), col) for col in across.T], 1)
+    np.testing.assert_allclose(up[..., 0], expected, atol=0.05)
+    assert (share == 1).all()
+
+
+def test_average_down_weighs_by_area():
+    image = tiny.land(48, 72, 2)
+    down, _ = rasters.warp(image, tiny.grid(48, 72), tiny.grid(6, 9, size=240.0), "average")
+    expected = image.reshape(6, 8, 9, 8, 2).mean((1, 3))
+    np.testing.assert_allclose(down, expected, atol=0.01)
+
+
+def test_nearest_keeps_type_and_values():
+    image = (tiny.land(6, 9, 1).astype(np.uint32) << 16) + 1
+    up, _ = rasters.warp(image, tiny.grid(6, 9, size=240.0), tiny.grid(48, 72), "nearest")
+    assert up.dtype == np.uint32
+    assert (up == np.kron(image[..., 0], np.ones((8, 8), np.uint32))[..., None]).all()
+
+
+def test_invalid_pixels_carry_no_weight():
+    image, grid = tiny.land(20, 30), tiny.grid(20, 30)
+    valid = np.ones((20, 30), bool)
+    valid[8:12, 10:15] = False
+    broken = np.where(valid[..., None], image, np.int16(-28672))
+    moved, share = rasters.warp(broken, grid, grid.moved(0.25, 0), "bilinear", valid)
+    assert moved[share > 0].min() >= image.min() - 1
+    assert (share[8:11, 10:15] == 0).all()
+    np.testing.assert_allclose(share[7, 10:15], 0.75, atol=1e-6)
+
+
+def test_south_up_and_north_up_give_the_same():
+    image, grid = tiny.land(20, 30), tiny.grid(20, 30)
+    x0, a, b, y0, c, d = grid.geotransform
+    south_up = Grid(30, 20, (x0, a, b, y0 + 20 * d, c, -d), grid.crs)
+    target = grid.crop(Window(3, 4, 10, 12)).moved(0.3, 0.6)
+    one, _ = rasters.warp(image, grid, target, "bilinear")
+    other, _ = rasters.warp(image[::-1], south_up, target, "bilinear")
+    np.testing.assert_allclose(one, other, atol=0.01)
+
+
+def test_sinusoidal_to_utm_agrees_with_gdalwarp(tmp_path):
+    fine = tiny.grid(200, 240)
+    sinusoidal = rasters.crs_wkt(tiny.SINUSOIDAL)
+    size = 463.3127
+    everywhere = Grid(1, 1, (0, size, 0, 0, 0, -size), sinusoidal)
+    corners = rasters.locate(
+        fine, everywhere, np.array([0, 0, 200, 200]), np.array([0, 240, 0, 240])
+    )
+    row, col = np.floor(corners.min(0)).astype(int) - 4
+    height, width = np.ceil(corners.max(0)).astype(int) + 4 - [row, col]
+    coarse = Grid(width, height, (col * size, size, 0, -row * size, 0, -size), sinusoidal)
+    image = tiny.land(height, width)
+    path = tmp_path / "modis.tif"
+    rasters.write(path, image, coarse)
+    needed = rasters.footprint(fine, coarse)
+    ours, share = rasters.warp(image[needed.slices], coarse.crop(needed), fine, "bilinear")
+    theirs = gdal.Warp(
+        "",
+        str(path),
+        format="MEM",
+        dstSRS=fine.crs,
+        outputBounds=(5e5, 6e6 - 200 * 30, 5e5 + 240 * 30, 6e6),
+        width=240,
+        height=200,
+        resampleAlg="bilinear",
+        outputType=gdal.GDT_Float32,
+        errorThreshold=0.0,
+    ).ReadAsArray()
+    assert (share == 1).all()
+    assert np.abs(ours - np.moveaxis(theirs, 0, -1)).max() < 1
+
+
+def test_footprint_is_none_without_common_area():
+    assert rasters.footprint(tiny.grid(10, 10), tiny.grid(10, 10, x=9e5)) is None
+
+
+def test_neighbouring_tiles_are_joined(tmp_path):
+    image, grid = tiny.land(20, 30), tiny.grid(20, 30)
+    for k, window in enumerate([Window(0, 0, 20, 18), Window(0, 18, 20, 12)]):
+        rasters.write(tmp_path / f"{k}.tif", image[window.slices], grid.crop(window))
+    files = tuple(str(tmp_path / f"{k}.tif") for k in range(2))
+    assert rasters.info(files).grid.shape == (20, 30)
+    assert (rasters.read(files, (), Window(2, 10, 5, 15)) == image[2:7, 10:25]).all()
+
+
+def test_tiles_in_different_systems_are_refused(tmp_path):
+    rasters.write(tmp_path / "0.tif", tiny.land(4, 4), tiny.grid(4, 4))
+    other = Grid(4, 4, tiny.grid(4, 4).geotransform, rasters.crs_wkt("EPSG:32656"))
+    rasters.write(tmp_path / "1.tif", tiny.land(4, 4), other)
+    with pytest.raises(errors.InputError, match=r"1\.tif.*neighbour"):
+        rasters.info((str(tmp_path / "0.tif"), str(tmp_path / "1.tif")))
