@@ -12,10 +12,13 @@
 Everything is written under a temporary name first, so what is there is whole.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 import tf_keras as keras
+from absl import logging
 
 from data_prep import errors
 from stfnet_tf import model as stfnet_model
@@ -88,7 +91,7 @@ class Checkpoints:
 
     def save(self) -> None:
         """Saves the whole state; the two newest checkpoints are kept."""
-        with strategies.own_folder(self._strategy, self._folder / LAST) as folder:
+        with strategies.own_folder(self._strategy, self._folder / LAST) as folder, _quiet():
             manager = tf.train.CheckpointManager(
                 self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
             )
@@ -101,8 +104,23 @@ class Checkpoints:
             optimizers.averaged(self._model.optimizer, self._model.trainable_variables),
         ):
             temporary = folder / f"writing.{BEST}"
-            self._model.save_weights(str(temporary))
+            _layers_of(self._model).save_weights(str(temporary))
             temporary.replace(folder / BEST)
+
+    def load_best(self) -> None:
+        """Gives the model the weights that `save_best` saved."""
+        _layers_of(self._model).load_weights(str(self._folder / BEST))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow logs a line for each save; only warnings are worth reading."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
@@ -122,5 +140,10 @@ def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
             f"such file; train longer, or continue the run with the same command."
         )
     model = stfnet_model.StfNet(config)
-    model.load_weights(str(path))
+    _layers_of(model).load_weights(str(path))
     return model
+
+
+def _layers_of(model: keras.Model) -> keras.Model:
+    """The same layers without the running scores, which are no part of what is learned."""
+    return keras.Model(model.inputs, model.outputs)

@@ -156,7 +156,8 @@ def agreement(strategy: tf.distribute.Strategy) -> Callable[[Sequence[bool]], li
 
     @tf.function
     def summed(votes):
-        return strategy.run(all_sum, args=(votes,))
+        # The copy lies on the replica's device; a function's argument lies on none.
+        return strategy.run(lambda local: all_sum(tf.identity(local)), args=(votes,))
 
     def agree(votes: Sequence[bool]) -> list[bool]:
         total = summed(tf.constant(votes, tf.float32))

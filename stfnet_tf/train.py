@@ -14,7 +14,6 @@ import inspect
 import os
 import re
 import shlex
-import subprocess
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -193,13 +192,10 @@ def _records(records_dir: Path, dataset: str | None, data_dir: str | None) -> re
             f"--records_dir: expected shards in {records_dir}, found none; several workers need "
             f"them before they start: write them once with data_prep.write_tfrecords."
         )
-    command = [sys.executable, "-m", "data_prep.write_tfrecords", f"--dataset={dataset}"]
-    command += [f"--data_dir={data_dir}"] if data_dir else []
-    # A process of its own: it forks, which TensorFlow's threads do not survive.
-    written = subprocess.run([*command, f"--output_dir={records_dir}"], check=False)
-    if written.returncode:
-        raise SystemExit(written.returncode)
-    return records.DatasetInfo.load(records_dir)
+    from data_prep import dataset as descriptions
+    from data_prep import preparation  # GDAL loads here.
+
+    return preparation.prepare(descriptions.load(dataset, data_dir), records_dir)
 
 
 def cli() -> None:

@@ -244,7 +244,7 @@ class Trainer:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
-            self.model.load_weights(str(self.model_dir / checkpoints.BEST))
+            self.store.load_best()
         return Result(
             self.model,
             self.step,
