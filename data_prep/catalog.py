@@ -511,12 +511,15 @@ class Catalog:
 
 
 def _roughness(image: Image) -> float:
-    """Change from pixel to pixel relative to the whole contrast, the mean over bands."""
+    """Median change from pixel to pixel relative to the contrast, the mean over bands.
+
+    The median, because coarse pixels repeated as blocks change abruptly, but seldom.
+    """
     dn = image.dn.astype(np.float64)
     both = image.valid[1:] & image.valid[:-1]
     if both.sum() < 16:
         return 0.0
-    step = np.diff(dn, axis=0)[both].std(0)
+    step = np.median(np.abs(np.diff(dn, axis=0)[both]), axis=0)
     return float(np.mean(step / np.maximum(dn[image.valid].std(0), 1e-12)))
 
 

@@ -465,16 +465,14 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
 def _preset(sensor: str, given: _Table, path: Path) -> dict[str, Any]:
     if not sensor:
         return {}
-    beside = path.parent / f"{sensor}.toml"
-    file = SENSORS / f"{sensor}.toml"
-    if not file.exists() and sensor.endswith(".toml"):
-        beside = file = path.parent / sensor
-    if not file.exists():
+    places = [path.parent / f"{sensor}.toml", SENSORS / f"{sensor}.toml"]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         raise errors.InputError(
             f"{given.where}sensor: expected one of {', '.join(sensors())} or a TOML file beside "
             f"{path.name}, found '{sensor}'."
         )
-    preset = _read_toml(file if file.exists() else beside)
+    preset = _read_toml(file)
     # Text for people: what the product is and where it is described.
     for key in ("title", "reference"):
         preset.pop(key, None)

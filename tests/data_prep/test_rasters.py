@@ -170,7 +170,7 @@ def test_sinusoidal_to_utm_agrees_with_gdalwarp(tmp_path):
         fine, everywhere, np.array([0, 0, 200, 200]), np.array([0, 240, 0, 240])
     )
     row, col = np.floor(corners.min(0)).astype(int) - 4
-    height, width = np.ceil(corners.max(0)).astype(int) + 4 - [row, col]
+    height, width = (int(k) for k in np.ceil(corners.max(0)) + 4 - [row, col])
     coarse = Grid(width, height, (col * size, size, 0, -row * size, 0, -size), sinusoidal)
     image = tiny.land(height, width)
     path = tmp_path / "modis.tif"

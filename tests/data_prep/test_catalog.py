@@ -1,0 +1,358 @@
+import dataclasses
+import datetime
+import pickle
+
+import numpy as np
+import pytest
+
+from data_prep import catalog, dataset, errors, rasters
+from data_prep.rasters import Grid, Window
+from tests.data_prep import tiny
+
+DAY = [datetime.date.fromisoformat(k) for k in tiny.DATES]
+
+
+def opened(path, shifts=None):
+    images = catalog.Catalog(dataset.load(path), shifts)
+    images.check()
+    return images
+
+
+def rewrite(folder, name, image, grid, **options):
+    """Puts another file in the place of one of the tiny set's."""
+    rasters.write(folder / name, image, grid, **options)
+    rasters.close_all()
+    rasters.info.cache_clear()
+
+
+def test_fine_pixels_are_the_files_pixels(tmp_path):
+    images = opened(tiny.make(tmp_path))
+    whole = images.read("fine", DAY[1])
+    assert (whole.dn == tiny.land(96, 80, seed=1)).all() and whole.valid.all()
+    part = images.read("fine", DAY[1], Window(10, 20, 30, 40))
+    assert (part.dn == whole.dn[10:40, 20:60]).all()
+
+
+def test_any_window_of_a_warped_image_has_the_same_pixels(tmp_path):
+    images = opened(tiny.make(tmp_path, height=320, width=288, ratio=16))
+    images.shifts = dict.fromkeys(DAY, (1.3, -2.6))
+    whole = images.read("coarse", DAY[0])
+    again = pickle.loads(pickle.dumps(images))
+    for window in (Window(0, 0, 32, 288), Window(200, 130, 120, 158), Window(255, 255, 2, 2)):
+        part = again.read("coarse", DAY[0], window)
+        assert (part.dn == whole.dn[window.slices]).all()
+        assert (part.valid == whole.valid[window.slices]).all()
+    with pytest.raises(ValueError, match="border"):
+        images.read("coarse", DAY[0], Window(300, 0, 32, 32))
+
+
+def test_shift_moves_the_coarse_image_down_and_right_and_frees_the_border(tmp_path):
+    path = tiny.make(tmp_path, ratio=8)
+    plain, moved = opened(path), opened(path, {DAY[0]: (8.0, 16.0)})
+    before, after = plain.read("coarse", DAY[0]), moved.read("coarse", DAY[0])
+    inner = np.s_[12:-4, 20:-4]
+    assert np.abs(after.dn[inner] - np.roll(before.dn, (8, 16), (0, 1))[inner]).max() <= 1
+    assert not after.valid[:8].any() and not after.valid[:, :16].any()
+    assert after.valid[8:, 16:].all()
+    # Other dates stay where they are.
+    assert (moved.read("coarse", DAY[1]).dn == plain.read("coarse", DAY[1]).dn).all()
+
+
+def test_coinciding_coarse_pixels_are_copied_also_with_a_whole_shift(tmp_path):
+    path = tiny.make(tmp_path)
+    grid = tiny.grid(96, 80)
+    image = np.repeat(np.repeat(tiny.blocks(tiny.land(96, 80), 8), 8, 0), 8, 1)
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"C_{date}.tif", image, grid)
+    tiny.describe(tmp_path, more="")
+    path.write_text(path.read_text().replace("[coarse]", "[coarse]\nratio = 8"))
+    assert (opened(path).read("coarse", DAY[0]).dn == image).all()
+    moved = opened(path, {DAY[0]: (3.0, -2.0)}).read("coarse", DAY[0])
+    assert (moved.dn[3:, :-2] == image[:-3, 2:]).all()
+    assert not moved.valid[:3].any() and not moved.valid[:, -2:].any()
+
+
+def test_a_fine_image_may_cover_a_part_of_the_grid(tmp_path):
+    path = tiny.make(tmp_path)
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(40, 80, seed=1), tiny.grid(40, 80))
+    image = opened(path).read("fine", DAY[1])
+    assert image.valid[:40].all() and not image.valid[40:].any()
+    assert (image.dn[:40] == tiny.land(40, 80, seed=1)).all()
+
+
+def test_fine_images_of_other_extents_on_one_lattice_are_copied(tmp_path):
+    path = tiny.make(tmp_path)
+    later = tiny.land(96, 80, seed=1)
+    offset = tiny.grid(96, 80).crop(Window(-10, 5, 96, 80))
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", later, offset)
+    images = opened(path)
+    image = images.read("fine", DAY[1])
+    assert (image.dn[:86, 5:] == later[10:, :75]).all()
+    assert not image.valid[86:].any() and not image.valid[:, :5].any()
+    path.write_text(path.read_text() + '[grid]\nextent = "intersection"\n')
+    shared = opened(path)
+    assert shared.grid.shape == (86, 75)
+    assert (shared.read("fine", DAY[1]).dn == later[10:, :75]).all()
+    path.write_text(path.read_text().replace("intersection", "union"))
+    assert opened(path).grid.shape == (106, 85)
+
+
+def test_records_keep_south_up_fine_images_as_they_are(tmp_path):
+    path = tiny.make(tmp_path)
+    x0, a, b, y0, c, d = tiny.grid(96, 80).geotransform
+    south_up = Grid(80, 96, (x0, a, b, y0 + 96 * d, c, -d), tiny.UTM)
+    for k, date in enumerate(tiny.DATES):
+        rewrite(tmp_path, f"F_{date}.tif", tiny.land(96, 80, seed=k)[::-1], south_up)
+    images = opened(path)
+    assert images.grid == dataclasses.replace(south_up, crs=images.grid.crs)
+    assert (images.read("fine", DAY[0]).dn == tiny.land(96, 80)[::-1]).all()
+    upright = opened(tiny.make(tmp_path / "upright")).read("coarse", DAY[0])
+    assert np.abs(images.read("coarse", DAY[0]).dn - upright.dn[::-1]).max() <= 1
+
+
+def test_invalid_coarse_pixels_do_not_bleed(tmp_path):
+    path = tiny.make(tmp_path)
+    broken = tiny.blocks(tiny.land(96, 80), 8)
+    good = opened(path).read("coarse", DAY[0])
+    broken[5, 5] = 32000
+    rewrite(tmp_path, f"C_{tiny.DATES[0]}.tif", broken, tiny.grid(12, 10, size=240.0))
+    image = opened(path).read("coarse", DAY[0])
+    assert image.dn.max() <= 4000
+    assert not image.valid[40:48, 40:48][2:6, 2:6].any()
+    far = np.ones((96, 80), bool)
+    far[32:56, 32:56] = False
+    assert image.valid[far].all() and (image.dn[far] == good.dn[far]).all()
+
+
+def test_quality_on_a_grid_of_its_own_with_dilation(tmp_path):
+    path = tiny.make(tmp_path)
+    state = np.zeros((6, 5, 1), np.uint16)
+    state[2, 2] = 0b01
+    state[4, 0] = 0b1000
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"Q_{date}.tif", state, tiny.grid(6, 5, size=480.0))
+    path.write_text(
+        path.read_text()
+        + '[[coarse.quality]]\nfiles = "Q_{year}-{month}-{day}.tif"\n'
+        + "[coarse.quality.rules]\ncloud = { bits = [0, 1], values = [1, 2] }\n"
+        + "snow = { bits = 3 }\n"
+    )
+    text = path.read_text()
+    path.write_text(
+        text.replace("[coarse]", '[coarse]\nresampling = "nearest"\nreject = ["cloud"]')
+    )
+    expected = np.ones((96, 80), bool)
+    expected[32:48, 32:48] = False
+    assert (opened(path).read("coarse", DAY[0]).valid == expected).all()
+    path.write_text(path.read_text().replace("reject", "dilate = 1\nreject"))
+    expected[16:64, 16:64] = False
+    assert (opened(path).read("coarse", DAY[0]).valid == expected).all()
+
+
+def test_quality_mask_of_fine_images_dilated_across_window_borders(tmp_path):
+    path = tiny.make(tmp_path)
+    mask = np.zeros((96, 80, 1), np.uint8)
+    mask[30, 30] = 4
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"Q_{date}.tif", mask, tiny.grid(96, 80))
+    text = path.read_text().replace("[fine]", '[fine]\ndilate = 3\nreject = ["cloud"]')
+    path.write_text(
+        text
+        + '[[fine.quality]]\nfiles = "Q_{year}-{month}-{day}.tif"\n'
+        + "[fine.quality.rules]\ncloud = { values = 4 }\n"
+    )
+    images = opened(path)
+    expected = np.ones((96, 80), bool)
+    expected[27:34, 27:34] = False
+    assert (images.read("fine", DAY[0]).valid == expected).all()
+    window = Window(31, 31, 16, 16)
+    assert (images.read("fine", DAY[0], window).valid == expected[window.slices]).all()
+
+
+def test_bands_of_two_resolutions(tmp_path):
+    fine, image = tiny.grid(96, 80), tiny.land(96, 80)
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"S_{date}_10.tif", image[..., :1], fine)
+        rasters.write(
+            tmp_path / f"S_{date}_20.tif",
+            tiny.blocks(image, 2)[..., 1:],
+            tiny.grid(48, 40, size=60),
+        )
+    path = tiny.make(tmp_path)
+    path.write_text(
+        path.read_text().replace(
+            'files = "F_{year}-{month}-{day}.tif"',
+            'files = "S_{year}-{month}-{day}_{band}.tif"\nbands = { green = "10", nir = "20" }',
+        )
+    )
+    read = opened(path).read("fine", DAY[0])
+    assert (read.dn[..., 0] == image[..., 0]).all()
+    wanted, _ = rasters.warp(
+        tiny.blocks(image, 2)[..., 1:], tiny.grid(48, 40, size=60), fine, "bilinear"
+    )
+    assert np.abs(read.dn[..., 1] - wanted[..., 0]).max() <= 0.5
+
+
+def test_sides_keep_their_own_encodings(tmp_path):
+    path = tiny.make(tmp_path)
+    for k, date in enumerate(tiny.DATES):
+        coarse = tiny.blocks(tiny.land(96, 80, seed=k), 8).astype(np.float32) / 10000
+        coarse[0, 0] = -3.4e38
+        rewrite(tmp_path, f"C_{date}.tif", coarse, tiny.grid(12, 10, size=240.0), nodata=-3.4e38)
+    head, tail = path.read_text().split("[coarse]")
+    tail = tail.replace("scale = 0.0001", "scale = 1.0").replace("[0, 10000]", "[0, 1]")
+    path.write_text(f"{head}[coarse]{tail}")
+    images = opened(path)
+    assert images.encoding("fine").dtype == "int16" and images.encoding("coarse").dtype == "float32"
+    image = images.read("coarse", DAY[0])
+    fine = opened(tiny.make(tmp_path / "int")).read("coarse", DAY[0])
+    assert not image.valid[0, 0] and image.valid[8:, 8:].all()
+    np.testing.assert_allclose(
+        images.encoding("coarse").reflectance(image.dn)[16:, 16:],
+        fine.dn[16:, 16:] * 1e-4,
+        atol=1e-4,
+    )
+
+
+def test_scale_from_the_file_whether_factor_or_divisor(tmp_path):
+    for k, scale in enumerate((0.0001, 10000.0)):
+        path = tiny.make(tmp_path / str(k))
+        for n, date in enumerate(tiny.DATES):
+            image = tiny.blocks(tiny.land(96, 80, seed=n), 8)
+            name = f"C_{date}.tif"
+            rewrite(tmp_path / str(k), name, image, tiny.grid(12, 10, size=240.0), scale=scale)
+        head, tail = path.read_text().split("[coarse]")
+        path.write_text(f"{head}[coarse]{tail.replace('scale = 0.0001', '')}")
+        assert opened(path).encoding("coarse").scale == pytest.approx(1e-4)
+
+
+def test_no_scale_anywhere(tmp_path):
+    path = tiny.make(tmp_path)
+    path.write_text(path.read_text().replace("scale = 0.0001", "", 1))
+    with pytest.raises(errors.InputError, match=r"fine\.scale: expected a number"):
+        opened(path)
+
+
+def test_composites_are_matched_to_the_dates_within_them(tmp_path):
+    path = tiny.make(tmp_path)
+    for date in tiny.DATES[1:]:
+        (tmp_path / f"C_{date}.tif").unlink()
+    head, tail = path.read_text().split("[coarse]")
+    path.write_text(f"{head}[coarse]\nperiod_days = 10{tail}")
+    images = opened(path)
+    assert images.coarse_dates == DAY[:2]
+    assert not images.has("coarse", DAY[2])
+    assert images.source_date("coarse", DAY[1]) == DAY[0]
+    assert (images.read("coarse", DAY[1]).dn == images.read("coarse", DAY[0]).dn).all()
+
+
+def test_stack_of_dates(tmp_path):
+    stack = np.moveaxis(
+        np.stack([tiny.blocks(tiny.land(96, 80, 1, seed=k), 8)[..., 0] for k in range(5)]), 0, -1
+    )
+    rasters.write(tmp_path / "stack.tif", stack, tiny.grid(12, 10, size=240.0))
+    rasters.write(tmp_path / "F_2001-01-20.tif", tiny.land(96, 80, 1), tiny.grid(96, 80))
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'name = "x"\nbands = ["ndvi"]\n[fine]\nfiles = "F_{year}-{month}-{day}.tif"\nscale = 1e-4\n'
+        '[coarse]\nfiles = "stack.tif"\nscale = 1e-4\nresampling = "nearest"\n'
+        "stack = { first = 2001-01-01, every_days = 16 }\n"
+    )
+    images = opened(path)
+    days = [datetime.date(2001, 1, d) for d in (1, 20)]
+    assert images.coarse_dates[:2] == days and len(images.coarse_dates) == 5
+    # 20 January lies within the composite from the 17th on, the second band.
+    expected = np.kron(stack[..., 1], np.ones((8, 8), np.int16))
+    assert (images.read("coarse", days[1]).dn[..., 0] == expected).all()
+
+
+def test_no_crs_at_all_needs_agreeing_grids_and_says_so(tmp_path):
+    path = tiny.make(tmp_path)
+    bare = Grid(80, 96)
+    for k, date in enumerate(tiny.DATES):
+        image = tiny.land(96, 80, seed=k)
+        rewrite(tmp_path, f"F_{date}.tif", image, bare)
+        rewrite(tmp_path, f"C_{date}.tif", tiny.blocks(image, 8), Grid(10, 12))
+    images = opened(path)
+    assert images.ratio == pytest.approx(8)
+    assert any("1:8" in note for note in images.notes)
+    with_crs = opened(tiny.make(tmp_path / "crs"))
+    assert (images.read("coarse", DAY[0]).dn == with_crs.read("coarse", DAY[0]).dn).all()
+    rewrite(tmp_path, f"C_{tiny.DATES[1]}.tif", tiny.land(13, 10), Grid(10, 13))
+    with pytest.raises(errors.InputError, match=rf"C_{tiny.DATES[1]}.*13 pixels, no CRS"):
+        opened(path)
+
+
+def test_coarse_without_crs_beside_fine_with_one(tmp_path):
+    path = tiny.make(tmp_path)
+    for date in tiny.DATES:
+        image = tiny.blocks(tiny.land(96, 80), 8)
+        rewrite(
+            tmp_path,
+            f"C_{date}.tif",
+            image,
+            dataclasses.replace(tiny.grid(12, 10, size=240.0), crs=""),
+        )
+    with pytest.raises(errors.InputError, match=r"C_.*no CRS.*assume_crs"):
+        opened(path)
+    path.write_text(path.read_text().replace("[coarse]", '[coarse]\nassume_crs = "EPSG:32655"'))
+    assert opened(path).read("coarse", DAY[0]).valid.all()
+
+
+# --- what is wrong, in one sentence ---
+
+
+def test_wrong_crs_and_empty_intersection(tmp_path):
+    path = tiny.make(tmp_path)
+    other = dataclasses.replace(tiny.grid(12, 10, size=240.0), crs=rasters.crs_wkt("EPSG:32610"))
+    rewrite(tmp_path, f"C_{tiny.DATES[2]}.tif", tiny.land(12, 10), other)
+    message = rf"C_{tiny.DATES[2]}\.tif: .*overlaps .*zone 55N.*no common area.*zone 10N"
+    with pytest.raises(errors.InputError, match=message):
+        opened(path)
+
+
+def test_missing_band(tmp_path):
+    path = tiny.make(tmp_path)
+    one = tiny.land(96, 80)[..., :1]
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", one, tiny.grid(96, 80))
+    with pytest.raises(errors.InputError, match=rf"F_{tiny.DATES[1]}.*band 2, found 1"):
+        opened(path)
+
+
+def test_swapped_by_pixel_size_and_by_detail(tmp_path):
+    path = tiny.make(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace('"F_', '"X_').replace('"C_', '"F_').replace('"X_', '"C_'))
+    with pytest.raises(errors.InputError, match=r"larger than.*swapped"):
+        opened(path)
+    for date in tiny.DATES:
+        image = np.repeat(np.repeat(tiny.blocks(tiny.land(96, 80), 8), 8, 0), 8, 1)
+        noisy = tiny.land(96, 80, detail=0.5)
+        rewrite(
+            tmp_path,
+            f"C_{date}.tif",
+            tiny.land(96, 80, detail=20.0) // 2 + image // 2,
+            tiny.grid(96, 80),
+        )
+        rewrite(tmp_path, f"F_{date}.tif", noisy, tiny.grid(96, 80))
+    path.write_text(path.read_text().replace("[coarse]", "[coarse]\nratio = 8"))
+    with pytest.raises(errors.InputError, match=r"smoother.*swapped"):
+        opened(path)
+
+
+def test_another_type_than_the_other_dates(tmp_path):
+    path = tiny.make(tmp_path)
+    image = tiny.land(96, 80).astype(np.float32)
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", image, tiny.grid(96, 80))
+    with pytest.raises(errors.InputError, match=rf"F_{tiny.DATES[1]}.*int16.*float32"):
+        opened(path)
+
+
+def test_no_files_and_unknown_date(tmp_path):
+    path = tiny.make(tmp_path)
+    with pytest.raises(errors.InputError, match="coarse image of 1999"):
+        opened(path).read("coarse", datetime.date(1999, 1, 1))
+    for file in tmp_path.glob("C_*"):
+        file.unlink()
+    with pytest.raises(errors.InputError, match=r"coarse: expected files like C_.*found none"):
+        opened(path)

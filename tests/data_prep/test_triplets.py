@@ -1,0 +1,107 @@
+import datetime
+from pathlib import Path
+
+import pytest
+
+from data_prep import dataset, errors, triplets
+
+DAYS = [datetime.date(2001, 1, 1) + datetime.timedelta(days=16 * k) for k in range(8)]
+
+
+def described(train=(), validation=(), test=(), **options):
+    side = dataset.Side("fine", files=("f",), bands=(1,), scale=1.0)
+    return dataset.Dataset(
+        name="x",
+        scene="x",
+        path=Path("x.toml"),
+        root=Path(),
+        bands=("red",),
+        supervision=options.pop("supervision", "triplet"),
+        fine=side,
+        coarse=side,
+        dates=dataset.Dates(tuple(train), tuple(validation), tuple(test)),
+        **options,
+    )
+
+
+def formed(*args, fine=DAYS, coarse=DAYS, **options):
+    made = triplets.form(described(*args, **options), fine, coarse)
+    index = {day: k for k, day in enumerate(DAYS)}
+    return {
+        split: [tuple(index[d] for d in triplet.dates) for triplet in some]
+        for split, some in made.items()
+    }
+
+
+def test_consecutive_without_leakage():
+    made = formed(DAYS[:4], DAYS[4:5], DAYS[5:7])
+    assert made["train"] == [(0, 1, 2), (1, 2, 3)]
+    # Validation looks at no test date; a test date has its nearest neighbours of any split.
+    assert made["val"] == [(3, 4)]
+    assert made["test"] == [(4, 5, 6), (5, 6, 7)]
+
+
+def test_consecutive_skips_dates_of_other_splits():
+    made = formed([DAYS[k] for k in (0, 1, 3, 4, 5)], (), [DAYS[2]])
+    assert made["train"] == [(0, 1, 3), (1, 3, 4), (3, 4, 5)]
+    assert made["test"] == [(1, 2, 3)]
+
+
+def test_all_within_a_gap():
+    assert formed(DAYS[:4], rule="all")["train"] == [(0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)]
+    assert formed(DAYS[:4], rule="all", max_gap_days=32)["train"] == [(0, 1, 2), (1, 2, 3)]
+
+
+def test_cia_consecutive_gives_15_of_17():
+    days = [datetime.date(2001, 1, 1) + datetime.timedelta(days=k) for k in range(17)]
+    made = triplets.form(described(days), days, days)
+    assert len(made["train"]) == 15
+
+
+def test_pair_mode_learns_around_the_dates_to_be_predicted():
+    made = formed([DAYS[0], DAYS[2]], (), [DAYS[1]], supervision="pair")
+    assert made == {"train": [(0, 1, 2)], "val": [], "test": [(0, 1, 2)]}
+
+
+def test_pair_mode_does_not_need_the_truth():
+    known = [DAYS[0], DAYS[2]]
+    made = formed(known, (), [DAYS[1]], supervision="pair", fine=known, coarse=DAYS[:3])
+    assert made["train"] == made["test"] == [(0, 1, 2)]
+
+
+def test_written_triplets_and_one_sided_ones():
+    made = formed(
+        [DAYS[0], DAYS[1], DAYS[2]], (), [(DAYS[0], DAYS[3], DAYS[5]), (DAYS[5], DAYS[6], None)]
+    )
+    assert made["test"] == [(0, 3, 5), (5, 6)]
+
+
+def test_one_sided_where_there_is_no_later_image():
+    made = formed([DAYS[0]], (), [DAYS[1]], fine=DAYS[:2], coarse=DAYS[:2], supervision="pair")
+    assert made == {"train": [], "val": [], "test": [(0, 1)]}
+
+
+def test_a_written_training_triplet_with_a_test_date_is_refused():
+    train = [(DAYS[0], DAYS[1], DAYS[2])]
+    with pytest.raises(errors.InputError, match=f"test date {DAYS[1]}"):
+        formed(train, (), [(DAYS[0], DAYS[1], DAYS[3])])
+
+
+def test_missing_images_are_named():
+    with pytest.raises(errors.InputError, match=f"train: .*coarse image of {DAYS[1]}"):
+        formed(DAYS[:3], coarse=[DAYS[0], DAYS[2]])
+    with pytest.raises(errors.InputError, match=f"train: .*fine image of {DAYS[2]}"):
+        formed(DAYS[:3], fine=DAYS[:2])
+
+
+def test_without_dates_shares_in_the_order_of_time():
+    assert len(formed()["train"]) == 6
+    made = formed(shares=(0.125, 0.25))
+    assert made["train"] == [(0, 1, 2), (1, 2, 3), (2, 3, 4)]
+    assert made["val"] == [(4, 5)]
+    assert made["test"] == [(5, 6, 7), (6, 7)]
+
+
+def test_blocks_use_the_same_dates_in_every_split():
+    made = formed(DAYS[:4], split_by="blocks")
+    assert made["train"] == made["val"] == made["test"] == [(0, 1, 2), (1, 2, 3)]
