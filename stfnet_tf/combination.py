@@ -5,6 +5,7 @@ changed on each side: w⁺ = (1/v12) / (1/v12 + 1/v23) = v23 / (v12 + v23).
 """
 
 import typing
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -49,10 +50,7 @@ def mean_absolute_change(c12: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def forward_weight(
-    c12: tf.Tensor,
-    c23: tf.Tensor,
-    valid12: tf.Tensor,
-    valid23: tf.Tensor,
+    known: Mapping[str, tf.Tensor],
     config: presets.ModelConfig,
     v12: tf.Tensor | None = None,
     v23: tf.Tensor | None = None,
@@ -60,10 +58,9 @@ def forward_weight(
     """w⁺, the weight of F̂2⁺ where both predictions exist.
 
     Args:
-        c12: Coarse change, reflectance, [batch, height, width, bands].
-        c23: The same from t2 to t3.
-        valid12: Where `c12` is known, [batch, height, width, 1].
-        valid23: Where `c23` is known.
+        known: Reflectance [batch, height, width, bands] and masks [batch, height, width, 1]: `c12
+            c23` with `valid12 valid23`, the changes and where the predictions stand; `f1 f3 c1 c2
+            c3` with `valid_f1` …, the images.
         config: `combination` and its parameters.
         v12: With "global": the whole image's mean|C12|, [batch, bands], where `c12` is only a
             tile of it; taken from `c12` when None.
@@ -75,16 +72,58 @@ def forward_weight(
     if config.combination == "equal":
         return tf.fill([1, 1, 1, 1], 0.5)
     if config.combination == "global":
-        v12 = mean_absolute_change(c12, valid12) if v12 is None else v12
-        v23 = mean_absolute_change(c23, valid23) if v23 is None else v23
+        v12 = mean_absolute_change(known["c12"], known["valid12"]) if v12 is None else v12
+        v23 = mean_absolute_change(known["c23"], known["valid23"]) if v23 is None else v23
         v12, v23 = v12[:, None, None, :], v23[:, None, None, :]
         weight = (v23 + NOISE) / (v12 + v23 + 2 * NOISE)
         weight = tf.where(v12 - v23 > config.switch, 0.0, weight)
         return tf.where(v23 - v12 > config.switch, 1.0, weight)
+    if config.combination == "local":
+        sigma = config.combination_sigma * config.ratio
+        v12, _ = psf.normalised_blur(tf.abs(known["c12"]), known["valid12"], sigma)
+        v23, _ = psf.normalised_blur(tf.abs(known["c23"]), known["valid23"], sigma)
+        return (v23 + NOISE) / (v12 + v23 + 2 * NOISE)
+    doubt1, doubt3 = (_doubt(known, config, k) for k in "13")
+    return doubt3 / (doubt1 + doubt3)
+
+
+def _doubt(known: Mapping[str, tf.Tensor], config: presets.ModelConfig, date: str) -> tf.Tensor:
+    """√|change| + √|discrepancy|, amplitudes around each pixel: how far to doubt one side.
+
+    The change is the coarse one between the side's date and t2; the discrepancy is what the fine
+    and the coarse image of the side's date differ by, of which nobody knows how it went on.
+    """
     sigma = config.combination_sigma * config.ratio
-    v12, _ = psf.normalised_blur(tf.abs(c12), valid12, sigma)
-    v23, _ = psf.normalised_blur(tf.abs(c23), valid23, sigma)
-    return (v23 + NOISE) / (v12 + v23 + 2 * NOISE)
+    fine, coarse, middle = (known[f"{k}"] for k in (f"f{date}", f"c{date}", "c2"))
+    valid_change = known[f"valid_c{date}"] * known["valid_c2"]
+    valid_both = known[f"valid_f{date}"] * known[f"valid_c{date}"]
+    change, _ = psf.normalised_blur(middle - coarse, valid_change, sigma / 2)
+    discrepancy, _ = psf.normalised_blur(fine - coarse, valid_both, sigma)
+    return sum(
+        (psf.normalised_blur(field**2, valid, sigma)[0] + NOISE**2) ** 0.25
+        for field, valid in ((change, valid_change), (discrepancy, valid_both))
+    )
+
+
+def levels(
+    known: Mapping[str, tf.Tensor], config: presets.ModelConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What fine and coarse image of t1 and of t3 differ by at large, reflectance.
+
+    Args:
+        known: As for `forward_weight`.
+        config: `level_sigma`.
+
+    Returns:
+        G ∗ (F1 − C1) and G ∗ (F3 − C3), [batch, height, width, bands].
+    """
+    sigma = config.level_sigma * config.ratio
+    return tuple(  # type: ignore[return-value]
+        psf.normalised_blur(
+            known[f"f{k}"] - known[f"c{k}"], known[f"valid_f{k}"] * known[f"valid_c{k}"], sigma
+        )[0]
+        for k in "13"
+    )
 
 
 def combine(

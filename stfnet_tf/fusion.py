@@ -157,11 +157,20 @@ def load(model_dir: str | Path) -> Fusion:
 
 def halo(config: presets.ModelConfig) -> int:
     """How many pixels beyond a tile its result depends on, all outputs included."""
+    ratio = config.ratio
     coarse = psf.radius(config.coarse_filter_sigma)
-    stream = config.receptive_field // 2
-    quality = stream + psf.radius(config.psf_sigma)
-    weights = psf.radius(config.combination_sigma * config.ratio)
-    return coarse + max(quality, weights if config.combination == "local" else 0)
+    stream = coarse + config.receptive_field // 2
+    if config.both_fine:
+        stream += psf.radius(config.coarse_filter_sigma or ratio)
+    if config.back_projection:
+        stream += psf.radius(config.psf_sigma) + psf.radius(config.back_projection_sigma)
+    neighbourhood = psf.radius(config.combination_sigma * ratio)
+    weights = {"local": coarse + neighbourhood, "discrepancy": 2 * neighbourhood}
+    return max(
+        stream + psf.radius(config.psf_sigma),  # the quality layer looks around
+        weights.get(config.combination, 0),
+        psf.radius(config.level_sigma * ratio),
+    )
 
 
 def _shape_checks(batch: Mapping[str, tf.Tensor], bands: int) -> list[tf.Operation]:

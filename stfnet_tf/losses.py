@@ -59,7 +59,7 @@ def global_means(terms: Mapping[str, Sequence[Masked]]) -> dict[str, tf.Tensor]:
     }
 
 
-# Terms that every model has, then those that a weight of 0 leaves out of the computation.
+# Those that every model has, then those that a weight of 0 leaves out of the computation.
 TERMS = ("reconstruction", "temporal_consistency")
 OPTIONAL_TERMS = ("coarse_consistency", "time_reversal", "rest")
 
@@ -75,9 +75,7 @@ class Weights:
     """
 
     def __init__(self, config: presets.ModelConfig):
-        initial = {"reconstruction": 1.0} | {
-            name: getattr(config, name) for name in (*TERMS[1:], *OPTIONAL_TERMS)
-        }
+        initial = {name: getattr(config, name) for name in (*TERMS, *OPTIONAL_TERMS)}
         self.variables = {
             name: tf.Variable(value, trainable=False, dtype=tf.float32, name=f"{name}_weight")
             for name, value in initial.items()

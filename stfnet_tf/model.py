@@ -23,6 +23,8 @@ IMAGES = ("f1", "f3", "c1", "c2", "c3")
 # A low-passed coarse change is trusted where at least this share of the filter's weight fell on
 # valid pixels; outside, it is extrapolation.
 SUPPORT = 0.05
+# Back-projection reaches about two σ beyond the coarse image's border, its corners included.
+LEAST_REACH = 0.005
 
 
 class CoarseChange(keras.layers.Layer):
@@ -81,37 +83,23 @@ class StfNet(keras.Model):
         bands = len(config.bands)
         inputs = {k: keras.Input((None, None, bands), name=k) for k in IMAGES}
         inputs |= {f"valid_{k}": keras.Input((None, None, 1), name=f"valid_{k}") for k in IMAGES}
-        operator = change.OPERATORS[config.change]()
-        coarse_change = CoarseChange(operator, config.coarse_filter_sigma, name="coarse_change")
-        forward = streams.build("forward", config)
-        backward = forward if config.shared_streams else streams.build("backward", config)
-        stream_calls = {}
-        for name, stream, fine, (i, j) in (
-            ("12", forward, "f1", ("c1", "c2")),
-            ("23", backward, "f3", ("c2", "c3")),
-        ):
-            coarse, valid = coarse_change(
-                (inputs[i], inputs[j], inputs[f"valid_{i}"], inputs[f"valid_{j}"])
-            )
-            predicted = _Gain(1 / config.gain, name=f"f{name}")(
-                stream(
-                    [
-                        _Gain(config.gain, name=f"c{name}_gain")(coarse),
-                        _Gain(config.gain, name=f"{fine}_gain")(inputs[fine]),
-                    ]
-                )
-            )
-            stream_calls[f"f{name}"] = predicted
-            stream_calls[f"c{name}"] = coarse
-            stream_calls[f"valid{name}"] = keras.layers.Multiply(
-                name=f"valid{name}", dtype="float32"
-            )([valid, inputs[f"valid_{fine}"]])
-        super().__init__(inputs=inputs, outputs=stream_calls, name="stfnet")
+        sides = _Sides(config)
+        predicted = {}
+        for side in ("12", "23"):
+            predicted |= sides.predict(side, side, inputs)
+        super().__init__(inputs=inputs, outputs=predicted, name="stfnet")
         self.config = config
-        self.operator = operator
-        self.coarse_change = coarse_change
-        self.forward_stream = forward
-        self.backward_stream = backward
+        self.operator = sides.operator
+        self.coarse_change = sides.coarse_change
+        self.forward_stream = sides.streams["12"]
+        self.backward_stream = sides.streams["23"]
+        self._sides = sides
+        # How much of what fine and coarse images differ by at t1 and t3 holds at t2 as well: 1
+        # until `ridge_start` measures it.
+        if config.level_sigma:
+            self.persistence = self.add_weight(
+                name="persistence", shape=(), initializer="ones", trainable=False
+            )
         self.loss_weights = losses.Weights(config)
         self._scores = running_scores.RunningScores(self.loss_weights.terms, config.bands)
 
@@ -133,13 +121,28 @@ class StfNet(keras.Model):
         v23: tf.Tensor | None = None,
     ) -> combination.Fused:
         forward, backward = self._both_sides(batch, predicted)
-        valid12, valid23 = predicted["valid12"], predicted["valid23"]
-        weight = combination.forward_weight(
-            predicted["c12"], predicted["c23"], valid12, valid23, self.config, v12, v23
-        )
+        known = {
+            **{k: predicted[k] for k in ("c12", "c23", "valid12", "valid23")},
+            **{k: batch[k] for k in IMAGES},
+            **{f"valid_{k}": batch[f"valid_{k}"] for k in IMAGES},
+        }
+        weight = combination.forward_weight(known, self.config, v12, v23)
+        if self.config.level_sigma:
+            level1, level3 = combination.levels(known, self.config)
+            forward -= (1 - self.persistence) * level1
+            backward -= (1 - self.persistence) * level3
         return combination.combine(
-            forward, backward, valid12 > 0, valid23 > 0, weight, self.config.psf_sigma
+            forward,
+            backward,
+            predicted["valid12"] > 0,
+            predicted["valid23"] > 0,
+            weight,
+            self.config.psf_sigma,
         )
+
+    def stream_inputs(self, side: str, batch: Batch) -> dict[str, tf.Tensor]:
+        """What the streams of "12" or "23" are given, in reflectance; see `streams.build`."""
+        return self._sides.inputs(side, side, batch)
 
     def _both_sides(self, batch: Batch, predicted: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """F̂2⁺ = F1 + F̂12 and F̂2⁻ = F3 − F̂23, reflectance."""
@@ -147,12 +150,6 @@ class StfNet(keras.Model):
             self.operator.add(batch["f1"], predicted["f12"]),
             self.operator.add(batch["f3"], -predicted["f23"]),
         )
-
-    def _stream(
-        self, stream: keras.Model, coarse: tf.Tensor, fine: tf.Tensor, training: bool
-    ) -> tf.Tensor:
-        gain = self.config.gain
-        return stream([coarse * gain, fine * gain], training=training) / gain
 
     def loss_terms(
         self, batch: Batch, training: bool
@@ -176,18 +173,17 @@ class StfNet(keras.Model):
                 losses.squared_error(predicted["f12"] + predicted["f23"], f13, both)
             ]
         }
-        c13, known13 = self.coarse_change(
-            (batch["c1"], batch["c3"], batch["valid_c1"], batch["valid_c3"])
-        )
-        known13 *= valid13
         if self.config.supervision == "pair":
+            outer = {k: self._sides.predict(k, "13", batch, training) for k in ("12", "23")}
             # F2 is never known: the streams learn from the outer pairs, and C13 stands for both.
-            forward = self._stream(self.forward_stream, c13, batch["f1"], training)
-            backward = self._stream(self.backward_stream, c13, batch["f3"], training)
-            predicted |= {"f13_forward": forward, "f13_backward": backward, "valid13": known13}
+            known13 = outer["12"]["valid13"] * valid13
+            predicted |= {
+                "f13_forward": outer["12"]["f13"],
+                "f13_backward": outer["23"]["f13"],
+                "valid13": known13,
+            }
             terms["reconstruction"] = [
-                losses.squared_error(forward, f13, known13),
-                losses.squared_error(backward, f13, known13),
+                losses.squared_error(side["f13"], f13, known13) for side in outer.values()
             ]
         else:
             f12 = self.operator.between(batch["f1"], batch["f2"])
@@ -203,24 +199,19 @@ class StfNet(keras.Model):
         if self.config.coarse_consistency:
             terms["coarse_consistency"] = self._coarse_consistency(batch, predicted)
         if self.config.time_reversal:
-            reverse = [
-                (self.forward_stream, batch["f3"]),
-                (self.backward_stream, batch["f1"]),
-            ]
+            mirrored = _mirrored(batch)
             terms["time_reversal"] = [
-                losses.squared_error(self._stream(stream, -c13, fine, training), -f13, known13)
-                for stream, fine in reverse
+                losses.squared_error(reverse["f13"], -f13, reverse["valid13"] * valid13)
+                for reverse in (
+                    self._sides.predict(k, "13", mirrored, training) for k in ("12", "23")
+                )
             ]
         if self.config.rest:
             terms["rest"] = [
-                losses.squared_error(
-                    self._stream(stream, tf.zeros_like(fine), fine, training),
-                    tf.zeros_like(fine),
-                    valid,
-                )
-                for stream, fine, valid in (
-                    (self.forward_stream, batch["f1"], batch["valid_f1"]),
-                    (self.backward_stream, batch["f3"], batch["valid_f3"]),
+                losses.squared_error(still["f11"], tf.zeros_like(still["f11"]), still["valid11"])
+                for still in (
+                    self._sides.predict("12", "11", _still(batch, "1"), training),
+                    self._sides.predict("23", "11", _still(batch, "3"), training),
                 )
             ]
         return terms, predicted
@@ -288,7 +279,86 @@ class StfNet(keras.Model):
         return self._scores.metrics
 
 
-class _Gain(keras.layers.Layer):
+class _Sides:
+    """The streams of both sides, and how images become their inputs.
+
+    Args:
+        config: What to build.
+    """
+
+    def __init__(self, config: presets.ModelConfig):
+        self.config = config
+        self.operator = change.OPERATORS[config.change]()
+        self.coarse_change = CoarseChange(
+            self.operator, config.coarse_filter_sigma, name="coarse_change"
+        )
+        forward = streams.build("forward", config)
+        backward = forward if config.shared_streams else streams.build("backward", config)
+        self.streams = {"12": forward, "23": backward}
+        self.wanted = forward.input_names
+        self.amplify = Gain(config.gain, name="gain")
+        self.attenuate = Gain(1 / config.gain, name="attenuation")
+        self.stand_in = StandIn(config.coarse_filter_sigma or config.ratio, name="stand_in")
+        self.reach = Reach(config.back_projection_sigma, name="reach")
+
+    def predict(
+        self, side: str, dates: str, images: Batch, training: bool | None = None
+    ) -> dict[str, tf.Tensor]:
+        """One stream's prediction.
+
+        Args:
+            side: "12" for the forward stream, which stands on F1; "23" for the backward one,
+                which stands on F3.
+            dates: Which coarse change it is shown: "12", "23", or "13" for both.
+            images: `f1 f3 c1 c2 c3` and their masks, reflectance.
+            training: As for Keras' layers.
+
+        Returns:
+            For dates ij: `fij`, the predicted fine change; `cij`, the coarse change; `validij`,
+            where the prediction stands.
+        """
+        given = self.inputs(side, dates, images)
+        gained = ("coarse_change", "fine", "other")
+        predicted = self.streams[side](
+            [self.amplify(v) if k in gained else v for k, v in given.items() if k in self.wanted],
+            training=training,
+        )
+        reached = given["valid_coarse"]
+        if self.config.back_projection:
+            reached = self.reach(reached)
+        return {
+            f"f{dates}": self.attenuate(predicted),
+            f"c{dates}": given["coarse_change"],
+            f"valid{dates}": reached * given["valid_fine"],
+        }
+
+    def inputs(self, side: str, dates: str, images: Batch) -> dict[str, tf.Tensor]:
+        """What one stream may be given, in the order of its inputs; see `streams.build`."""
+        i, j = dates
+        own, other = ("1", "3") if side == "12" else ("3", "1")
+        coarse, valid = self.coarse_change(
+            [images[f"c{i}"], images[f"c{j}"], images[f"valid_c{i}"], images[f"valid_c{j}"]]
+        )
+        given = {"coarse_change": coarse, "fine": images[f"f{own}"]}
+        if self.config.both_fine:
+            fine = [f"f{own}", f"f{other}", f"valid_f{other}"]
+            pair = [f"c{own}", f"c{other}", f"valid_c{own}", f"valid_c{other}"]
+            given["other"] = self.stand_in([images[k] for k in (*fine, *pair)])
+        return given | {"valid_coarse": valid, "valid_fine": images[f"valid_f{own}"]}
+
+
+def _mirrored(batch: Batch) -> dict[str, tf.Tensor]:
+    """The triplet with time reversed: t1 and t3 change places."""
+    swap = {"1": "3", "2": "2", "3": "1"}
+    return {k[:-1] + swap[k[-1]]: v for k, v in batch.items()}
+
+
+def _still(batch: Batch, date: str) -> dict[str, tf.Tensor]:
+    """A triplet in which every image is that of one date."""
+    return {k: batch[k[:-1] + date] for k in batch}
+
+
+class Gain(keras.layers.Layer):
     """Multiplies by a constant, in float32 whatever the policy."""
 
     def __init__(self, factor: float, **kwargs: Any):
@@ -297,3 +367,38 @@ class _Gain(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs * self.factor
+
+
+class StandIn(keras.layers.Layer):
+    """The other date's fine image; where it is invalid, this date's plus the coarse change.
+
+    Args:
+        sigma: σ of the coarse change's low-pass, fine pixels.
+    """
+
+    def __init__(self, sigma: float, **kwargs: Any):
+        super().__init__(dtype="float32", **kwargs)
+        self.sigma = sigma
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """(own, other, valid other; own coarse, other coarse, their masks) to the image."""
+        own, other, valid_other, coarse_own, coarse_other, valid_coarse_own, valid_coarse = inputs
+        change, _ = psf.normalised_blur(
+            coarse_other - coarse_own, valid_coarse_own * valid_coarse, self.sigma
+        )
+        return tf.where(valid_other > 0, other, own + change)
+
+
+class Reach(keras.layers.Layer):
+    """Where a low-pass finds enough valid pixels, 1, else 0.
+
+    Args:
+        sigma: σ of the low-pass, fine pixels.
+    """
+
+    def __init__(self, sigma: float, **kwargs: Any):
+        super().__init__(dtype="float32", **kwargs)
+        self.sigma = sigma
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.cast(psf.blur(inputs, self.sigma) > LEAST_REACH, tf.float32)

@@ -14,8 +14,9 @@ from data_prep import errors
 
 CONFIG_FILE = "model.json"
 CHANGE_OPERATORS = ("difference", "log", "logit")
-COMBINATIONS = ("equal", "global", "local")
+COMBINATIONS = ("equal", "global", "local", "discrepancy")
 SUPERVISIONS = ("pair", "triplet")
+STARTS = ("random", "ridge")
 
 # Full width at half maximum of a Gaussian / its standard deviation.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -35,6 +36,17 @@ class ModelConfig:
         shared_streams: Both streams share one set of weights.
         residual: A stream predicts F̂ − C, the fine change beyond the coarse one, so that an
             untrained network already yields fine + coarse change.
+        both_fine: Each stream sees both fine images, its neighbouring one first, instead of that
+            one alone; where the other is invalid, the neighbouring one plus the coarse change
+            stands in.
+        coarse_input: The stream's network sees the coarse change; without, it must tell the fine
+            change from the fine images, and the coarse change comes in by `back_projection`.
+        back_projection: σ of the Gaussian, in coarse pixels, through which the coarse change that
+            the stream misses is added to its output: F̂12 = û + G ∗ (C12 − PSF ∗ û), one step of
+            back-projection (Irani and Peleg 1991); 0 for none.
+        start: The initial weights: "random", or "ridge": those of a ridge regression of the
+            coarse change on the fine images, both at the coarse sensor's resolution, for a stream
+            that is one linear convolution.
         change: The pointwise g whose difference g(Fj) − g(Fi) is "the change": "difference" is
             g(x) = x, "log" relative change, "logit" keeps every prediction inside 0–1.
         coarse_filter: σ of the Gaussian that low-passes the coarse change before the streams, in
@@ -44,9 +56,13 @@ class ModelConfig:
 
         combination: How F̂2⁺ and F̂2⁻ are weighted: "equal"; "global", inverse to the mean
             absolute coarse change of the whole image per band; "local", inverse to the coarse
-            change around each pixel.
+            change around each pixel; "discrepancy", inverse to the root of the coarse change and
+            of what fine and coarse image of the known date differ by, around each pixel.
         switch: With "global": where |v12 − v23| exceeds this reflectance, the nearer date alone.
-        combination_sigma: With "local": σ of the neighbourhood, in coarse pixels.
+        combination_sigma: With "local" and "discrepancy": σ of the neighbourhood, in coarse
+            pixels.
+        level_sigma: σ, in coarse pixels, at which fine and coarse image of a date are compared;
+            what does not persist from t1 to t3 is taken out of the prediction. 0 for never.
 
         ratio: Coarse pixel size / fine pixel size.
         psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in
@@ -54,6 +70,8 @@ class ModelConfig:
 
         supervision: "pair": F2 is never known, the streams learn from C13 → F13; "triplet": F2
             is known on the training dates.
+        reconstruction: The weight of the streams' error on the change that is known: C13 → F13 in
+            "pair", C12 → F12 and C23 → F23 in "triplet".
         temporal_consistency: λ, the weight of ‖F̂12 + F̂23 − F13‖².
         coarse_consistency: The weight of ‖PSF ∗ F̂12 − C12‖² + ‖PSF ∗ F̂23 − C23‖².
         time_reversal: The weight of S1(−C13, F3) = −F13 and S2(−C13, F1) = −F13.
@@ -68,6 +86,10 @@ class ModelConfig:
     per_band: bool = False
     shared_streams: bool = False
     residual: bool = False
+    both_fine: bool = False
+    coarse_input: bool = True
+    back_projection: float = 0.0
+    start: str = "random"
     change: str = "difference"
     coarse_filter: float = 0.0
     gain: float = 10.0
@@ -75,11 +97,13 @@ class ModelConfig:
     combination: str = "global"
     switch: float = 0.2
     combination_sigma: float = 1.0
+    level_sigma: float = 0.0
 
     ratio: float = 16.0
     psf_fwhm: float = 1.0
 
     supervision: str = "triplet"
+    reconstruction: float = 1.0
     temporal_consistency: float = 1.0
     coarse_consistency: float = 0.0
     time_reversal: float = 0.0
@@ -91,6 +115,7 @@ class ModelConfig:
         self._one_of("change", CHANGE_OPERATORS)
         self._one_of("combination", COMBINATIONS)
         self._one_of("supervision", SUPERVISIONS)
+        self._one_of("start", STARTS)
         if not self.bands:
             raise errors.InputError("bands: expected at least one band name, found none.")
         if len(self.kernel_sizes) != len(self.filters) + 1:
@@ -103,11 +128,24 @@ class ModelConfig:
                 f"kernel_sizes: expected odd sizes, so that an output pixel has a centre, "
                 f"found {self.kernel_sizes}."
             )
+        if not (self.coarse_input or self.back_projection):
+            raise errors.InputError(
+                "back_projection: expected a number above 0, because coarse_input is off and the "
+                "coarse change must come in; found 0."
+            )
+        if self.start == "ridge" and (self.filters or self.coarse_input or self.per_band):
+            raise errors.InputError(
+                "start: expected 'random', because 'ridge' is for a stream of one linear "
+                "convolution over all bands without coarse_input; found 'ridge'."
+            )
         for name in ("gain", "ratio", "psf_fwhm", "combination_sigma"):
             self._in_range(name, low_open=True)
         for name in (
             "coarse_filter",
+            "back_projection",
+            "level_sigma",
             "switch",
+            "reconstruction",
             "temporal_consistency",
             "coarse_consistency",
             "time_reversal",
@@ -136,6 +174,11 @@ class ModelConfig:
     def coarse_filter_sigma(self) -> float:
         """σ of the coarse change's low-pass filter, in fine pixels."""
         return self.coarse_filter * self.ratio
+
+    @property
+    def back_projection_sigma(self) -> float:
+        """σ of the back-projection, in fine pixels."""
+        return self.back_projection * self.ratio
 
     @property
     def receptive_field(self) -> int:
@@ -174,9 +217,16 @@ class ModelConfig:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
     "plus": {
-        "residual": True,
-        "coarse_filter": 1.0,
-        "combination": "local",
+        "filters": (),
+        "kernel_sizes": (1,),
+        "both_fine": True,
+        "coarse_input": False,
+        "back_projection": 0.85,
+        "start": "ridge",
+        "combination": "discrepancy",
+        "level_sigma": 2.0,
+        "reconstruction": 0.0,
+        "temporal_consistency": 0.1,
         "coarse_consistency": 1.0,
     },
 }

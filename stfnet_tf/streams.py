@@ -1,46 +1,75 @@
 """One stream: a coarse change and its neighbouring fine image to the fine change."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
 import tf_keras as keras
 
-from stfnet_tf import presets
+from stfnet_tf import presets, psf
+
+# Where less of the point spread function's weight falls on valid pixels, a blurred image is not
+# what the coarse sensor would see.
+LEAST_SUPPORT = 0.3
 
 
 def build(name: str, config: presets.ModelConfig) -> keras.Model:
-    """Builds one stream of Liu et al. 2019 as a functional model.
+    """Builds one stream as a functional model.
 
     The fine image holds the texture that the coarse one has lost, and change depends on what is
-    there to change: this is the paper's temporal dependence.
+    there to change: this is the temporal dependence of Liu et al. 2019.
 
     Args:
         name: "forward" maps (C12, F1) to F̂12; "backward" maps (C23, F3) to F̂23.
         config: The model's configuration.
 
     Returns:
-        A model of two inputs, `coarse_change` and `fine`, both [batch, height, width, bands], to
-        the fine change in the same units and shape, float32.
+        A model of a list of inputs to the fine change in the units of the coarse change, float32
+        [batch, height, width, bands]. The inputs, by name:
+
+            coarse_change, fine          [batch, height, width, bands]
+            other                        with `both_fine`: the other fine image
+            valid_coarse, valid_fine     with `back_projection`: [batch, height, width, 1]
     """
     bands = len(config.bands)
-    coarse_change = keras.Input((None, None, bands), name="coarse_change")
-    fine = keras.Input((None, None, bands), name="fine")
+    inputs = {k: keras.Input((None, None, bands), name=k) for k in ("coarse_change", "fine")}
+    if config.both_fine:
+        inputs["other"] = keras.Input((None, None, bands), name="other")
+    if config.back_projection:
+        inputs |= {k: keras.Input((None, None, 1), name=k) for k in ("valid_coarse", "valid_fine")}
+    seen = [k for k in ("coarse_change", "fine", "other") if k in inputs]
+    if not config.coarse_input:
+        seen.remove("coarse_change")
+    parts = [(slice(None), name)]
     if config.per_band:
-        slices = [(slice(b, b + 1), f"{name}_{band}") for b, band in enumerate(config.bands)]
-    else:
-        slices = [(slice(None), name)]
+        parts = [(slice(b, b + 1), f"{name}_{band}") for b, band in enumerate(config.bands)]
     predicted = [
-        _convolutions(coarse_change[..., s], fine[..., s], prefix, config) for s, prefix in slices
+        _convolutions([inputs[k][..., part] for k in seen], prefix, config)
+        for part, prefix in parts
     ]
     change = predicted[0]
     if len(predicted) > 1:
         change = keras.layers.Concatenate(name=f"{name}_bands", dtype="float32")(predicted)
+    coarse = inputs["coarse_change"]
     if config.residual:
-        change = keras.layers.Add(name=f"{name}_residual", dtype="float32")([change, coarse_change])
-    return keras.Model([coarse_change, fine], change, name=f"{name}_stream")
+        change = keras.layers.Add(name=f"{name}_residual", dtype="float32")([change, coarse])
+    if config.back_projection:
+        project = BackProjection(
+            config.psf_sigma, config.back_projection_sigma, name=f"{name}_back_projection"
+        )
+        change = project([change, coarse, inputs["valid_coarse"], inputs["valid_fine"]])
+    return keras.Model(list(inputs.values()), change, name=f"{name}_stream")
 
 
-def _convolutions(coarse_change, fine, prefix: str, config: presets.ModelConfig):
+def output_layer(stream: keras.Model, name: str, config: presets.ModelConfig) -> keras.layers.Layer:
+    """The convolution that gives a stream's change, for a start that sets its weights."""
+    return stream.get_layer(f"{name}_conv{len(config.kernel_sizes)}")
+
+
+def _convolutions(seen: Sequence[tf.Tensor], prefix: str, config: presets.ModelConfig) -> tf.Tensor:
     """Conv + ReLU for each of `config.filters`, then a linear convolution to the bands."""
-    x = keras.layers.Concatenate(name=f"{prefix}_stack")([coarse_change, fine])
-    outputs = coarse_change.shape[-1]
+    x = keras.layers.Concatenate(name=f"{prefix}_stack")(list(seen))
+    outputs = seen[0].shape[-1]
     for k, (filters, size) in enumerate(
         zip(config.filters, config.kernel_sizes, strict=False), start=1
     ):
@@ -51,9 +80,36 @@ def _convolutions(coarse_change, fine, prefix: str, config: presets.ModelConfig)
         outputs,
         config.kernel_sizes[-1],
         padding="same",
-        # A residual stream starts as the trivial predictor, fine + coarse change.
-        kernel_initializer="zeros" if config.residual else "glorot_uniform",
+        # What is added to the coarse change starts at 0: the trivial predictor.
+        kernel_initializer=(
+            "zeros" if config.residual or config.back_projection else "glorot_uniform"
+        ),
         # Changes are small; half precision would round them.
         dtype="float32",
         name=f"{prefix}_conv{len(config.kernel_sizes)}",
     )(x)
+
+
+class BackProjection(keras.layers.Layer):
+    """û + G ∗ (C − PSF ∗ û): what the coarse sensor saw and û does not explain is added.
+
+    One step of iterative back-projection (Irani and Peleg 1991). The Gaussian G keeps the coarse
+    change's noise at the fine grid out, and carries it over gaps in the coarse image.
+
+    Args:
+        psf_sigma: σ of the coarse sensor's point spread function, fine pixels.
+        sigma: σ of G, fine pixels.
+    """
+
+    def __init__(self, psf_sigma: float, sigma: float, **kwargs: Any):
+        super().__init__(dtype="float32", **kwargs)
+        self.psf_sigma = psf_sigma
+        self.sigma = sigma
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """(û, C, where C is valid, where û is valid) to the corrected change."""
+        change, coarse, valid_coarse, valid_fine = inputs
+        blurred, support = psf.normalised_blur(change, valid_fine, self.psf_sigma)
+        known = valid_coarse * tf.cast(support > LEAST_SUPPORT, tf.float32)
+        missed, _ = psf.normalised_blur(coarse - blurred, known, self.sigma)
+        return change + missed

@@ -26,6 +26,7 @@ from stfnet_tf import (
     input_pipeline,
     optimizers,
     presets,
+    ridge_start,
     strategies,
     train_config,
 )
@@ -222,6 +223,10 @@ class Trainer:
         resumed = saving.resume()
         if resumed:
             logging.info("%s: going on after step %d.", self.model_dir, self.step)
+        elif self.model_config.start == "ridge":
+            ridge_start.apply(
+                self.model, (tile for _, tile in input_pipeline.examples(self.shards))
+            )
         history = callbacks.History(
             self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
         )

@@ -13,10 +13,21 @@ def config(**changes) -> presets.ModelConfig:
     return presets.build("paper", bands=("red",), **changes)
 
 
+def known(v12: float, v23: float) -> dict[str, tf.Tensor]:
+    """Images of one value each, F and C alike, with the given changes."""
+    values = {"1": 0.2, "2": 0.2 + v12, "3": 0.2 + v12 + v23}
+    found = dict(zip(("c12", "c23"), images(v12, v23), strict=True))
+    for side in "fc":
+        found |= {f"{side}{k}": images(value)[0] for k, value in values.items()}
+    return (
+        found
+        | {f"valid{k}": images(1.0)[0] for k in ("12", "23", "_f1", "_f3")}
+        | {f"valid_c{k}": images(1.0)[0] for k in "123"}
+    )
+
+
 def weight(v12: float, v23: float, **changes) -> float:
-    ones = tf.ones([1, 6, 6, 1])
-    result = combination.forward_weight(*images(v12, v23), ones, ones, config(**changes))
-    return float(np.mean(result))
+    return float(np.mean(combination.forward_weight(known(v12, v23), config(**changes))))
 
 
 @pytest.mark.parametrize("kind", ["global", "local"])
@@ -33,6 +44,31 @@ def test_beyond_the_switch_the_nearer_date_stands_alone():
 
 def test_equal_weights():
     assert weight(0.3, 0.01, combination="equal") == 0.5
+
+
+def test_discrepancy_weighs_by_roots():
+    # Fine and coarse agree, so the doubts are the roots of the changes: √0.01 / (√0.01 + √0.04).
+    found = weight(0.04, 0.01, combination="discrepancy")
+    noise = combination.NOISE**0.5
+    expected = (0.1 + noise) / (0.1 + 0.2 + 2 * noise)
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_discrepancy_doubts_the_side_whose_sensors_disagree():
+    images_ = known(0.02, -0.02)
+    assert np.mean(combination.forward_weight(images_, config(combination="discrepancy"))) == (
+        pytest.approx(0.5, abs=1e-6)
+    )
+    images_["f1"] += 0.05
+    assert np.mean(combination.forward_weight(images_, config(combination="discrepancy"))) < 0.4
+
+
+def test_levels_are_the_mean_differences_of_fine_and_coarse():
+    images_ = known(0.02, 0.01)
+    images_["f1"] += 0.03
+    level1, level3 = combination.levels(images_, config(level_sigma=0.2))
+    np.testing.assert_allclose(level1, 0.03, rtol=1e-5)
+    np.testing.assert_allclose(level3, 0.0, atol=1e-7)
 
 
 def test_no_change_at_all_weighs_both_alike():

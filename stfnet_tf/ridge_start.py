@@ -1,0 +1,185 @@
+"""Initial weights of linear streams in closed form, from the coarse images alone.
+
+What a pixel's change has to do with what it looks like before and after is learned where it can
+be seen without F2: at the coarse sensor's resolution. The fine images, blurred by its point
+spread function, are the regressors; the coarse change is the response; the weights hold at the
+fine grid because a linear map of pixels and a blur change places. Only what varies within a few
+coarse pixels is compared, since what varies more slowly comes in by back-projection. The ridge's
+strength is, for each band, that of the greatest marginal likelihood (MacKay 1992), so nothing is
+tuned.
+
+The same pass measures how much of the fine images' discrepancy from the coarse ones persists from
+one date to the other, which tells how much of it to expect at t2.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from stfnet_tf import model as stfnet_model
+from stfnet_tf import presets, psf, streams
+
+# What varies over more than this many coarse pixels (σ) is left to back-projection.
+HIGH_PASS = 2.0
+# Samples a coarse pixel along each axis; more would repeat what the point spread function blurs.
+SAMPLING = 4
+STRENGTHS = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 40))
+
+Batch = Mapping[str, tf.Tensor]
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums over samples of regressors x [n, K] and responses y [n, B]; tiles add up."""
+
+    regressors: int
+    responses: int
+
+    def __post_init__(self):
+        k, b = self.regressors, self.responses
+        self.count = 0
+        self.x, self.y = np.zeros(k), np.zeros(b)
+        self.xx, self.xy, self.yy = np.zeros((k, k)), np.zeros((k, b)), np.zeros(b)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Adds samples."""
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        self.count += len(x)
+        self.x += x.sum(0)
+        self.y += y.sum(0)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.yy += (y**2).sum(0)
+
+    def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Covariances of x [K, K], of x and y [K, B], and variances of y [B]."""
+        x, y = self.x / self.count, self.y / self.count
+        return (
+            self.xx / self.count - np.outer(x, x),
+            self.xy / self.count - np.outer(x, y),
+            self.yy / self.count - y**2,
+        )
+
+
+def ridge(moments: Moments, cells: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression whose strength, for each response, is of the greatest evidence.
+
+    Args:
+        moments: Of the samples.
+        cells: How many of the samples are independent.
+
+    Returns:
+        Weights [K, B] and strengths [B], relative to standardised regressors; a strength is never
+        below what K weights on so few cells need, and infinite where nothing can be learned.
+    """
+    k = moments.regressors
+    least = k / max(cells - k, 1e-3)
+    if moments.count == 0 or least > STRENGTHS[-1] / 10:
+        infinite = np.full(moments.responses, np.inf)
+        return np.zeros((k, moments.responses)), infinite
+    covariance, cross, variance = moments.centred()
+    spread = np.sqrt(np.diag(covariance)) + 1e-12
+    values, vectors = np.linalg.eigh(covariance / np.outer(spread, spread))
+    values = np.maximum(values, 1e-9)
+    along = vectors.T @ (cross / spread[:, None])
+    left = np.stack([variance - (along**2 / (values + s)[:, None]).sum(0) for s in STRENGTHS])
+    evidence = -0.5 * cells * np.log(np.maximum(left, 1e-9 * variance + 1e-30))
+    evidence -= 0.5 * np.log1p(values / STRENGTHS[:, None]).sum(1)[:, None]
+    strength = np.maximum(STRENGTHS[evidence.argmax(0)], least)
+    weights = vectors @ (along / (values[:, None] + strength)) / spread[:, None]
+    return weights, strength
+
+
+def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
+    """Sets the weights of a model's streams, and its persistence, from the tiles' images.
+
+    F2 is not looked at.
+
+    Args:
+        model: Its configuration has `start` "ridge".
+        tiles: Batches of whole tiles, in reflectance; each triplet of them teaches.
+    """
+    config = model.config
+    bands = len(config.bands)
+    moments = {k: Moments(2 * bands, bands) for k in ("12", "23")}
+    cells = 0.0
+    level = _Persistence(bands)
+    for tile in tiles:
+        for side, (x, y) in _samples(model, tile).items():
+            moments[side].add(x, y)
+        known = tile["valid_c1"] * tile["valid_c2"]
+        # The part of the grid that one point spread function covers holds one independent value.
+        cells += float(tf.reduce_sum(known)) / (config.ratio * config.psf_fwhm) ** 2
+        if config.level_sigma:
+            level.add(tile, config)
+    for side, name, stream in (
+        ("12", "forward", model.forward_stream),
+        ("23", "backward", model.backward_stream),
+    ):
+        weights, strength = ridge(moments[side], cells)
+        layer = streams.output_layer(stream, name, config)
+        layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
+        logging.info("Ridge start, %s stream: strengths %s.", name, np.round(strength, 4))
+    if config.level_sigma:
+        model.persistence.assign(level.value())
+        logging.info("Ridge start: persistence %.3f.", level.value())
+
+
+def _samples(model: stfnet_model.StfNet, tile: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each side, blurred fine images [n, 2B] and coarse changes [n, B], both high-passed."""
+    config = model.config
+    step = max(1, int(config.ratio // SAMPLING))
+    found = {}
+    for side, own in (("12", "1"), ("23", "3")):
+        inputs = model.stream_inputs(side, tile)
+        fine = tf.concat([inputs["fine"], inputs["other"]], -1)
+        seen, support = psf.normalised_blur(fine, tile[f"valid_f{own}"], config.psf_sigma)
+        use = inputs["valid_coarse"] * tf.cast(support > 0.5, tf.float32)
+        x, y = (
+            (image - psf.normalised_blur(image, use, HIGH_PASS * config.ratio)[0]).numpy()
+            for image in (seen, inputs["coarse_change"])
+        )
+        lattice = np.s_[:, step // 2 :: step, step // 2 :: step]
+        chosen = use.numpy()[lattice][..., 0] > 0
+        found[side] = x[lattice][chosen], y[lattice][chosen]
+    return found
+
+
+class _Persistence:
+    """Intraclass correlation of F − C between t1 and t3, at `level_sigma`."""
+
+    def __init__(self, bands: int):
+        self._both = np.zeros(bands)
+        self._each = np.zeros(bands)
+        self._fine = np.zeros((3, bands))
+
+    def add(self, tile: Batch, config: presets.ModelConfig) -> None:
+        known = tf.reduce_prod([tile[f"valid_{k}"] for k in ("f1", "f3", "c1", "c3")], 0)
+        where = known.numpy()[..., 0] > 0
+        differences = [tile[f"f{k}"] - tile[f"c{k}"] for k in "13"]
+        sigma = config.level_sigma * config.ratio
+        first, last = (
+            psf.normalised_blur(difference, known, sigma)[0].numpy()[where].astype(np.float64)
+            for difference in differences
+        )
+        self._both += (first * last).sum(0)
+        self._each += (first**2 + last**2).sum(0)
+        for k in "13":
+            fine = tile[f"f{k}"].numpy()[where].astype(np.float64)
+            self._fine += [np.full(fine.shape[1], len(fine)), fine.sum(0), (fine**2).sum(0)]
+
+    def value(self) -> float:
+        """2ρ / (1 + ρ): what the mean of two values tells of a third one, 0–1.
+
+        ρ is the correlation about 0, over all bands, each in units of its fine images' spread.
+        """
+        count, total, squares = self._fine
+        if not np.all(count):
+            return 1.0
+        variance = np.maximum(squares / count - (total / count) ** 2, 1e-12)
+        rho = 2 * np.sum(self._both / variance) / max(np.sum(self._each / variance), 1e-30)
+        rho = float(np.clip(rho, 0.0, 1.0))
+        return 2 * rho / (1 + rho)
