@@ -58,11 +58,11 @@ def main(argv: Sequence[str]) -> None:
     from stfnet_tf.baselines import base
 
     specs = FLAGS.methods or list(base.names())
-    methods = {spec: base.method(spec) for spec in specs}
-    names = [m.name for m in methods.values()]
+    names = [base.method(spec).name for spec in specs]
     if len(set(names)) < len(names):
         raise errors.InputError(f"--methods: expected every name once, found {', '.join(names)}.")
-    images, read = evaluate.read_cases(FLAGS.seed)
+    methods = {spec: base.method(spec) for spec in specs}
+    images, read = evaluate.read_cases(list(methods.values()), FLAGS.seed)
     print(
         f"Comparing {', '.join(names)} on {', '.join(case.label for case in read)} of "
         f"'{images.dataset.name}' into {FLAGS.output_dir}",

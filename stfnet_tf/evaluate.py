@@ -73,16 +73,16 @@ def main(argv: Sequence[str]) -> None:
         )
     from stfnet_tf.baselines import base
 
-    images, read = read_cases()
+    methods = [base.method(name) for name in FLAGS.baselines]
+    if FLAGS.model_dir:
+        methods.append(base.method(f"stfnet={FLAGS.model_dir}", with_changes=True))
+    images, read = read_cases(methods)
     subject = FLAGS.model_dir or FLAGS.predictions
     print(
         f"Scoring {subject} on {', '.join(case.label for case in read)} of "
         f"'{images.dataset.name}' into {FLAGS.output_dir}",
         flush=True,
     )
-    methods = [base.method(name) for name in FLAGS.baselines]
-    if FLAGS.model_dir:
-        methods.append(base.method(f"stfnet={FLAGS.model_dir}", with_changes=True))
     results: list[dict[str, base.Prediction]] = []
     for case in read:
         made = {m.name: m.predict(case.inputs) for m in methods if usable(m, case)}
@@ -100,11 +100,21 @@ def require(name: str, wanted: str) -> None:
         raise errors.InputError(f"--{name}: expected {wanted}, found nothing.")
 
 
-def read_cases(seed: int = 0) -> "tuple[catalog.Catalog, list[cases.Case]]":
-    """The dates that the flags ask for, read whole."""
+def read_cases(
+    methods: "Sequence[base.Method]", seed: int = 0
+) -> "tuple[catalog.Catalog, list[cases.Case]]":
+    """The dates that the flags ask for, read whole.
+
+    Raises:
+      InputError: there are none, or a trained model is for other bands.
+    """
     from stfnet_tf import cases
+    from stfnet_tf.baselines import stfnet
 
     images = cases.open_catalog(FLAGS.dataset, FLAGS.data_dir)
+    for method in methods:
+        if isinstance(method, stfnet.Stfnet):
+            method.check_bands(images.dataset.bands)
     for note in images.notes:
         print(note)
     return images, cases.read_all(images, cases.choose(images, FLAGS.split, FLAGS.dates), seed)

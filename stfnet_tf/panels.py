@@ -27,10 +27,11 @@ INVALID_GREY = 0.5
 # Percentiles of the known fine images that become black and white.
 STRETCH_PERCENTILES = (1.0, 99.0)
 # The error scale ends at this share of the stretch, rounded to 1, 2 or 5 times a power of ten.
-ERROR_SHARE = 0.25
+ERROR_SHARE = 0.12
 # Bands shown as red, green and blue, by name; the first complete choice wins.
 FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
 ERROR_COLOURS = "magma"
+BAND_COLOURS = ("#e8b04a", "#d1495b", "#5bc0a0", "#8e6bbf", "#3a3a3a", "#f08fc0", "#66a3ff")
 MARKERS = "osD^v<>pPX*hd8H"
 
 
@@ -264,31 +265,36 @@ def comparison(path: str | os.PathLike[str], report: scores.Report, date: str) -
         reverse=True,
     )
     bands = rows[0].bands if rows else ()
-    figure = _figure(11.5, 0.36 * len(rows) + 1.7)
+    figure = _figure(11.5, 0.36 * len(rows) + 2.0)
     figure.suptitle(f"{report.dataset}, {date}", fontsize=11)
     accuracy, time, memory = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
     places = np.arange(len(rows))
     accuracy.barh(places, [s.mean("rmse") for s in rows], color="#4878a8", label="mean over bands")
     for b, band in enumerate(bands if len(bands) > 1 else ()):
         values = [s.per_band["rmse"][b] for s in rows]
-        accuracy.plot(values, places, marker=MARKERS[b], linestyle="none", markersize=4, label=band)
+        accuracy.plot(
+            values, places, marker=MARKERS[b], linestyle="none", markersize=6, label=band,
+            markeredgecolor="white", markeredgewidth=0.6, color=BAND_COLOURS[b % len(BAND_COLOURS)],
+        )  # fmt: skip
     for place, s in zip(places, rows, strict=True):
         accuracy.text(0, place, f" {s.mean('rmse'):.5f}", va="center", fontsize=8, color="white")
     accuracy.set_yticks(places, [s.method for s in rows])
     accuracy.set_xlabel("RMSE, reflectance")
     if len(bands) > 1:
-        accuracy.legend(fontsize=8, loc="lower right")
-    _cost_bars(time, places, [s.mean("seconds") for s in rows], "seconds")
-    _cost_bars(memory, places, [s.mean("peak_mib") for s in rows], "peak memory, MiB")
+        figure.legend(fontsize=8, loc="outside lower left", ncols=len(bands) + 1, frameon=False)
+    _cost_bars(time, places, [s.mean("seconds") for s in rows], "seconds", "log")
+    _cost_bars(memory, places, [s.mean("peak_mib") for s in rows], "peak memory, MiB", "linear")
     return _save(figure, path)
 
 
-def _cost_bars(ax: Axes, places: np.ndarray, values: Sequence[float], label: str) -> None:
+def _cost_bars(
+    ax: Axes, places: np.ndarray, values: Sequence[float], label: str, scale: str
+) -> None:
     known = [max(v, 1e-3) if math.isfinite(v) else math.nan for v in values]
     ax.set_xlabel(label)
     if not any(map(math.isfinite, known)):
         return
-    ax.set_xscale("log")
+    ax.set_xscale(scale)
     ax.barh(places, known, color="#9aa7b5")
     for place, value in zip(places, known, strict=True):
         if math.isfinite(value):

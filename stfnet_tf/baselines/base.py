@@ -166,13 +166,13 @@ def method(spec: str, *, with_changes: bool = False) -> Method:
       with_changes: whether a StfNet is to return F̂12 and F̂23 as well.
 
     Raises:
-      InputError: there is no such method.
+      InputError: there is no such method, or no model in the folder.
     """
     name, _, folder = spec.partition("=")
     if folder:
         from stfnet_tf.baselines import stfnet
 
-        return stfnet.Stfnet(folder, name, with_changes=with_changes)
+        return stfnet.Stfnet.of(folder, name, with_changes)
     if name not in names():
         raise errors.InputError(
             f"--methods: expected names out of {', '.join(names())}, or NAME=FOLDER for a trained "

@@ -45,15 +45,16 @@ class Estarfm:
         """Predicts F2."""
         sides = inputs.sides()
         both = sides[0].valid & sides[1].valid
+        if not both.any():
+            return base.average([side.f + side.c2 - side.c for side in sides], sides)
         fine = np.stack([side.f for side in sides]).astype(np.float64)
         coarse = np.stack([side.c for side in sides]).astype(np.float64)
         tolerance = np.array([2 * image[both].std(axis=0) / self.classes for image in fine])
         f2 = _predict(
-            fine, coarse, inputs.c2.astype(np.float64), both, self.window // 2,
-            np.nan_to_num(tolerance), _similarity(fine, coarse), self.least_change,
-            _critical_r2(2 * self.window**2),
+            fine, coarse, inputs.c2.astype(np.float64), both, self.window // 2, tolerance,
+            _similarity(fine, coarse), self.least_change, _critical_r2(2 * self.window**2),
             base.inverse_change_weights(sides, self.window),
-        ) if both.any() else np.zeros_like(fine[0])  # fmt: skip
+        )  # fmt: skip
         if both.all():
             return base.Prediction(f2.astype(np.float32), both)
         # Where only one pair is usable there is no conversion: its coarse change stands in.

@@ -7,12 +7,13 @@ B. Huang, H. Song, "Spatiotemporal reflectance fusion via sparse representation"
 import dataclasses
 
 import numpy as np
+import threadpoolctl
 from sklearn import decomposition
 
 from stfnet_tf.baselines import base
 
 TRAINING_PATCHES = 2_000
-TRAINING_EPOCHS = 3
+TRAINING_EPOCHS = 2
 CODED_AT_ONCE = 20_000
 
 
@@ -42,11 +43,16 @@ class Spstfm:
     patch: int = 7
     step: int = 5
     atoms: int = 64
-    learning_sparsity: float = 0.3
+    learning_sparsity: float = 0.6
     coding_sparsity: float = 0.05
 
     def predict(self, inputs: base.Inputs) -> base.Prediction:
         """Predicts F2."""
+        # The matrices are tiny: threads would spend their time waiting for one another.
+        with threadpoolctl.threadpool_limits(1):
+            return self._predict(inputs)
+
+    def _predict(self, inputs: base.Inputs) -> base.Prediction:
         forward, backward = sides = inputs.sides()
         valid = forward.valid & backward.valid
         changes = [np.zeros(forward.f.shape) for _ in sides]

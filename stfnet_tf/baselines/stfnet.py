@@ -1,9 +1,12 @@
 """A trained StfNet behind the interface that all methods share."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep import errors
+from stfnet_tf import presets
 from stfnet_tf.baselines import base
 
 
@@ -14,13 +17,37 @@ class Stfnet:
     Attributes:
       model_dir: folder of a training run.
       name: for the reports.
+      bands: names of the bands that it was trained for.
       with_changes: whether the prediction also holds F̂12 and F̂23, in reflectance.
     """
 
     model_dir: str
-    name: str = "stfnet"
-    two_sided: bool = False
+    name: str
+    bands: tuple[str, ...]
     with_changes: bool = False
+    two_sided: bool = False
+
+    @classmethod
+    def of(cls, model_dir: str, name: str = "stfnet", with_changes: bool = False) -> "Stfnet":
+        """The model of a folder.
+
+        Raises:
+          InputError: There is none.
+        """
+        config = presets.ModelConfig.load(model_dir)
+        return cls(model_dir, name, tuple(config.bands), with_changes)
+
+    def check_bands(self, bands: Sequence[str]) -> None:
+        """Refuses images of other bands.
+
+        Raises:
+          InputError: They differ.
+        """
+        if tuple(bands) != self.bands:
+            raise errors.InputError(
+                f"{self.model_dir}: expected a model for the bands {', '.join(bands)}, found one "
+                f"for {', '.join(self.bands)}."
+            )
 
     def predict(self, inputs: base.Inputs) -> base.Prediction:
         """Predicts F2."""

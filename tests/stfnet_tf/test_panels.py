@@ -50,7 +50,7 @@ def test_stretch_comes_from_valid_pixels_and_is_linear():
     stretch = panels.Stretch.of([known, known + 50], [valid, ~valid], ("ndvi",))
     assert stretch.low == (pytest.approx(0.01),)
     assert stretch.high == (pytest.approx(0.99),)
-    assert stretch.error_limit == pytest.approx(0.2)  # a quarter of 0.98, rounded
+    assert stretch.error_limit == pytest.approx(0.1)  # 0.12 of 0.98, rounded
     colours = stretch(np.array([[[0.01], [0.5], [0.99], [np.nan]]]), np.array([[1, 1, 1, 0]], bool))
     np.testing.assert_allclose(colours[0, :, 0], [0, 0.5, 1, panels.INVALID_GREY])
     assert colours.shape == (1, 4, 3)

@@ -1,0 +1,61 @@
+"""FSDAF's steps, each where its result is known."""
+
+import numpy as np
+import pytest
+
+from stfnet_tf.baselines import fsdaf
+from tests.stfnet_tf.baselines import landscapes
+
+
+def test_blocks_need_not_be_whole_pixels_wide():
+    valid = np.ones((5, 10), bool)
+    blocks = fsdaf.Blocks.of(valid, 2.5)
+    assert (blocks.rows, blocks.cols) == (2, 4)
+    np.testing.assert_array_equal(blocks.label[0], [0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
+    valid[0, 0] = False
+    image = np.arange(50.0).reshape(5, 10)
+    blocks = fsdaf.Blocks.of(valid, 2.5)
+    assert blocks.mean(image)[0] == pytest.approx(np.mean([1, 2, 10, 11, 12, 20, 21, 22]))
+
+
+def test_blocks_without_enough_pixels_are_not_used():
+    valid = np.ones((8, 8), bool)
+    valid[:4, :3] = False
+    np.testing.assert_array_equal(fsdaf.Blocks.of(valid, 4).used, [False, True, True, True])
+
+
+def test_unmixing_recovers_the_classes_change():
+    labels = landscapes.fields(96)
+    truth = np.array([[0.03], [-0.02], [0.05]])
+    blocks = fsdaf.Blocks.of(np.ones(labels.shape, bool), 8)
+    method = fsdaf.Fsdaf(classes=3)
+    found = method._unmix(blocks, labels, blocks.mean(truth[labels]))
+    np.testing.assert_allclose(found, truth, atol=1e-6)
+
+
+def test_thin_plate_reproduces_a_plane():
+    row, col = np.mgrid[:40, :56].astype(float)
+    plane = (0.1 + 0.002 * row - 0.001 * col)[..., None]
+    blocks = fsdaf.Blocks.of(np.ones((40, 56), bool), 4)
+    np.testing.assert_allclose(fsdaf._thin_plate(blocks, plane), plane, atol=1e-9)
+
+
+def test_homogeneity_by_hand():
+    labels = np.zeros((5, 5), int)
+    labels[:, 3:] = 1
+    share = fsdaf._homogeneity(labels, np.ones((5, 5), bool), 3)[..., 0]
+    assert share[2, 1] == pytest.approx(1)
+    assert share[2, 2] == pytest.approx(2 / 3)
+    assert share[2, 3] == pytest.approx(2 / 3)
+
+
+def test_the_residual_of_a_block_is_kept():
+    rng = np.random.default_rng(0)
+    blocks = fsdaf.Blocks.of(np.ones((16, 16), bool), 4)
+    residual = rng.normal(0, 0.02, (16, 2))
+    shared = fsdaf._distribute(
+        residual, rng.normal(0, 0.02, (16, 16, 2)), rng.random((16, 16, 1)), blocks
+    )
+    np.testing.assert_allclose(blocks.mean(shared), residual, atol=1e-12)
+    same_sign = shared * residual[blocks.label] >= 0
+    assert same_sign.all()

@@ -1,0 +1,142 @@
+"""The programs that score, run as users run them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_prep import rasters
+from stfnet_tf import checkpoints
+from tests.stfnet_tf import scenes
+
+
+def run(program, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"stfnet_tf.{program}", *map(str, flags)],
+        capture_output=True, text=True, check=False, env={**os.environ, "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A scene, a trained model's folder, and the output of one comparison."""
+    folder = tmp_path_factory.mktemp("scene")
+    images = scenes.make(folder)
+    network = scenes.network()
+    model_dir = folder / "run"
+    model_dir.mkdir()
+    network.config.save(model_dir)
+    scenes.info(images).save(model_dir)
+    network.save_weights(str(model_dir / checkpoints.BEST))
+    done = run(
+        "compare", f"--dataset={folder / 'made.toml'}", f"--output_dir={folder / 'compared'}",
+        f"--methods=copy,coarse_change,mine={model_dir}", "--save_predictions",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, images, network, done.stdout
+
+
+def error_of(prediction, truth, valid):
+    return np.sqrt(np.mean((prediction - truth)[valid].astype(np.float64) ** 2, axis=0))
+
+
+def test_compare_scores_all_methods_on_the_same_pixels(made):
+    folder, images, _, stdout = made
+    report = json.loads((folder / "compared" / "metrics.json").read_text())
+    rows = {row["method"]: row for row in report["scores"]}
+    assert list(rows) == ["copy", "coarse_change", "mine"]
+    assert len({row["pixels"] for row in rows.values()}) == 1
+    dates = [images.fine_dates[k] for k in (0, 1, 2)]
+    fine = [images.read("fine", d) for d in dates]
+    coarse = [images.read("coarse", d) for d in dates]
+    assert rows["copy"]["pixels"] <= (fine[1].valid & coarse[1].valid).sum()
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 20 for row in rows.values())
+    # Away from all clouds the two simple methods are what anybody would compute.
+    clear = np.logical_and.reduce([i.valid for i in (*fine, *coarse)])
+    f1, f2, f3 = (i.dn * 1e-4 for i in fine)
+    c1, c2, c3 = (i.dn * 1e-4 for i in coarse)
+    expected = error_of((f1 + f3 + 2 * c2 - c1 - c3) / 2, f2, clear)
+    found = [rows["coarse_change"]["rmse"][band] for band in scenes.BANDS]
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+    np.testing.assert_allclose(
+        [rows["copy"]["rmse"][b] for b in scenes.BANDS], error_of(f3, f2, clear), rtol=0.05
+    )
+    for name in ("copy", "coarse_change", "mine"):
+        assert f"{rows[name]['rmse']['mean']:.5f}" in stdout
+    with (folder / "compared" / "metrics.csv").open() as file:
+        means = {r["method"]: r for r in csv.DictReader(file) if r["band"] == "mean"}
+    assert set(means) == {"copy", "coarse_change", "mine", "F1", "F3", "C2"}
+    pictures = {p.name for p in (folder / "compared").glob("*.png")}
+    assert pictures == {f"{k}_2001-07-11.png" for k in ("comparison", "images", "apa")}
+
+
+def test_saved_predictions_score_the_same_when_they_are_read_back(made):
+    folder, _, _, _ = made
+    done = run(
+        "evaluate", f"--dataset={folder / 'made.toml'}", f"--output_dir={folder / 'read_back'}",
+        f"--predictions={folder / 'compared' / 'predictions' / 'mine'}", "--baselines=",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = json.loads((folder / "read_back" / "metrics.json").read_text())["scores"]
+    first = json.loads((folder / "compared" / "metrics.json").read_text())["scores"][2]
+    assert [row["method"] for row in again] == ["predictions"]
+    assert again[0]["rmse"]["mean"] == pytest.approx(first["rmse"]["mean"], rel=0.02)
+    path = folder / "compared" / "predictions" / "mine" / "2001-07-11.tif"
+    stated = rasters.info(str(path))
+    assert stated.grid == scenes.GRID and stated.scale == pytest.approx(1e-4)
+
+
+def test_evaluate_a_model(made):
+    folder = made[0]
+    done = run(
+        "evaluate", f"--dataset={folder / 'made.toml'}", f"--output_dir={folder / 'scored'}",
+        f"--model_dir={folder / 'run'}", "--baselines=copy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "scored" / "metrics.json").read_text())
+    copy, mine = report["scores"]
+    assert (copy["method"], mine["method"]) == ("copy", "stfnet")
+    assert mine["consistency"]["mean"] > 0 and "consistency" not in copy
+    calibration = report["calibration"]["stfnet"]["2001-07-11"]
+    assert [c["band"] for c in calibration] == list(scenes.BANDS)
+    assert sum(calibration[0]["pixels"]) == mine["pixels"]
+    pictures = {p.name for p in (folder / "scored").glob("*.png")}
+    kinds = ("images", "scatter", "apa", "calibration")
+    assert pictures == {f"{k}_2001-07-11.png" for k in kinds}
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "sentence"),
+    [
+        ("evaluate", [], "--model_dir, --predictions: expected one of the two, found neither"),
+        ("evaluate", ["--predictions=nowhere"], "nowhere/2001-07-11.tif: expected the fused image"),
+        ("evaluate", ["--model_dir=nowhere"], "Error: nowhere"),
+        ("compare", ["--methods=copy,kriging"], "found 'kriging'"),
+        ("compare", ["--methods=copy,copy"], "expected every name once"),
+        ("compare", ["--dates=yesterday"], "--dates: expected ISO dates"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(made, program, flags, sentence, tmp_path):
+    folder = made[0]
+    done = run(program, f"--dataset={folder / 'made.toml'}", f"--output_dir={tmp_path}", *flags)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_sided_methods_are_left_out_where_there_is_one_pair(made, tmp_path):
+    folder = made[0]
+    done = run(
+        "compare", f"--dataset={folder / 'made.toml'}", f"--output_dir={tmp_path}",
+        "--methods=copy,estarfm", "--dates=2001-05-24/2001-07-11",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "estarfm: left out on 2001-07-11" in done.stdout
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["method"] for row in report["scores"]] == ["copy"]
