@@ -21,6 +21,29 @@ NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 TRAINING_JOBS = ("chief", "worker")
 
 
+class PeerLostError(Exception):
+    """Another process of the run is gone. This one can only start again, and wait for it."""
+
+
+@contextlib.contextmanager
+def noticing_lost_peers() -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker dies into a `PeerLostError`."""
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.CancelledError,
+        tf.errors.InternalError,
+        tf.errors.FailedPreconditionError,
+    )
+    try:
+        yield
+    except lost as error:
+        if sum(len(_cluster().get(job, ())) for job in TRAINING_JOBS) < 2:
+            raise
+        raise PeerLostError(str(error.message).split("\n")[0]) from error
+
+
 def create(name: str = "auto") -> tf.distribute.Strategy:
     """Makes the strategy; with several hosts, before anything else uses TensorFlow.
 

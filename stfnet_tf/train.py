@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from data_prep import entry, errors, records
 from stfnet_tf import presets, train_config
@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> int | None:
         f"at it with: tensorboard --logdir={shlex.quote(str(FLAGS.model_dir))}",
         flush=True,
     )
-    from stfnet_tf import callbacks, trainer  # TensorFlow loads here.
+    from stfnet_tf import callbacks, strategies, trainer  # TensorFlow loads here.
 
     try:
         result = trainer.run(
@@ -167,6 +167,11 @@ def main(argv: Sequence[str]) -> int | None:
     except callbacks.TerminatedError as stop:
         print(f"Stopped by SIGTERM after {stop}; saved. The same command goes on.")
         return callbacks.EXIT_TERMINATED
+    except strategies.PeerLostError as error:
+        logging.warning("Lost another worker (%s); starting again to wait for it.", error)
+        logging.flush()
+        # TensorFlow cannot join a cluster twice in one process.
+        os.execv(sys.executable, sys.orig_argv)
     print(
         f"Done: {result.steps} steps in {result.seconds:.0f} s; lowest {config.monitor} "
         f"{result.best:.6g} at step {result.best_step}."

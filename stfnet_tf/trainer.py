@@ -129,9 +129,11 @@ def run(
         InputError: The configuration does not fit the shards, the devices or the run that
             `model_dir` holds; or a record is damaged.
         callbacks.TerminatedError: SIGTERM; all is saved, the same call goes on.
+        strategies.PeerLostError: Another worker died; the same call in a new process goes on.
     """
-    strategy = strategies.create(config.distribution)  # Before anything else uses TensorFlow.
-    with _reproducible(config):
+    with strategies.noticing_lost_peers(), _reproducible(config):
+        # The first thing that uses TensorFlow: several processes must find each other first.
+        strategy = strategies.create(config.distribution)
         trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
         trainer.claim(command)
         return trainer.train(terminal)
