@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
 
 from stfnet_tf import scores
 
@@ -196,44 +198,57 @@ def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) 
 
     Radius RMSE, angle EDGE (upright 0, left over-smoothed, right too sharp), colour AD (bias), all
     averaged over the bands; F1, F3 and C2 stand as open circles for orientation. Zhu et al. 2022,
-    doi 10.1016/j.rse.2022.113002.
+    doi 10.1016/j.rse.2022.113002. Good methods lie close together there, so the same points stand
+    beside it once more, on axes of their own range.
     """
     points = [s for s in report.scores if s.date == date and math.isfinite(s.mean("rmse"))]
     references = [s for s in report.references if s.date == date and math.isfinite(s.mean("rmse"))]
-    figure = _figure(8.4, 5.6)
-    ax = figure.add_subplot(projection="polar")
+    figure = _figure(13.0, 4.8)
+    figure.suptitle(
+        f"{report.dataset}, {date}: all-round performance, means over bands", fontsize=11
+    )
+    grid = figure.add_gridspec(1, 2, width_ratios=(1.5, 1))
+    polar, close = figure.add_subplot(grid[0], projection="polar"), figure.add_subplot(grid[1])
+    _half_circle(polar)
+    limit = max([abs(s.mean("bias")) for s in points] + [1e-4])
+    dots = None
+    for n, s in enumerate(points):
+        look: dict[str, Any] = {
+            "c": [s.mean("bias")], "cmap": "coolwarm", "vmin": -limit, "vmax": limit, "s": 70,
+            "marker": MARKERS[n % len(MARKERS)], "edgecolors": "black", "linewidths": 0.7,
+        }  # fmt: skip
+        dots = polar.scatter(_angle_of(s.mean("edge")), s.mean("rmse"), zorder=3, **look)
+        close.scatter(s.mean("edge"), s.mean("rmse"), label=s.method, zorder=3, **look)
+    for s in references:
+        at = (_angle_of(s.mean("edge")), s.mean("rmse"))
+        polar.scatter(*at, facecolors="none", edgecolors="black", s=70, zorder=2)
+        polar.annotate(s.method, at, xytext=(7, 3), textcoords="offset points", fontsize=8)
+    polar.set_ylim(0, 1.08 * max([s.mean("rmse") for s in (*points, *references)] + [1e-4]))
+    polar.yaxis.set_major_locator(MaxNLocator(4))
+    close.set_xlabel("EDGE (left over-smoothed, right too sharp)", fontsize=9)
+    close.set_ylabel("RMSE, reflectance", fontsize=9)
+    close.grid(color="0.9")
+    close.tick_params(labelsize=8)
+    if dots is not None:
+        close.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+        bar = figure.colorbar(
+            dots, ax=polar, orientation="horizontal", shrink=0.5, pad=0.0, ticks=(-limit, 0, limit)
+        )
+        bar.ax.set_xticklabels((f"{-limit:.4f}", "0", f"+{limit:.4f}"))
+        bar.set_label("AD (bias), reflectance", fontsize=9)
+    return _save(figure, path)
+
+
+def _half_circle(ax: Axes) -> None:
+    """Makes polar axes the upper half of a circle whose angle is EDGE."""
     if not isinstance(ax, PolarAxes):
         raise TypeError(f"expected polar axes, got {type(ax).__name__}")
     ax.set_thetamin(0)
     ax.set_thetamax(180)
     angles = np.linspace(0, math.pi, 9)
     ax.set_xticks(angles, [f"{_edge_of(a):+.2g}" if a != math.pi / 2 else "0" for a in angles])
-    ax.set_title(
-        f"{report.dataset}, {date}: radius RMSE, angle EDGE (left over-smoothed, right too sharp)",
-        fontsize=10,
-    )
-    limit = max([abs(s.mean("bias")) for s in points] + [1e-4])
-    dots = None
-    for n, s in enumerate(points):
-        dots = ax.scatter(
-            _angle_of(s.mean("edge")), s.mean("rmse"), c=[s.mean("bias")], cmap="coolwarm",
-            vmin=-limit, vmax=limit, marker=MARKERS[n % len(MARKERS)], s=75, edgecolors="black",
-            linewidths=0.7, label=s.method, zorder=3,
-        )  # fmt: skip
-    for s in references:
-        at = (_angle_of(s.mean("edge")), s.mean("rmse"))
-        ax.scatter(*at, facecolors="none", edgecolors="black", s=75, zorder=2)
-        ax.annotate(s.method, at, xytext=(7, 3), textcoords="offset points", fontsize=8)
-    ax.set_rlim(0, 1.08 * max([s.mean("rmse") for s in (*points, *references)] + [1e-4]))
+    ax.set_title("radius RMSE, angle EDGE", fontsize=10)
     ax.tick_params(labelsize=8)
-    ax.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), fontsize=8, frameon=False)
-    if dots is not None:
-        bar = figure.colorbar(
-            dots, ax=ax, orientation="horizontal", shrink=0.5, pad=0.0, ticks=(-limit, 0, limit)
-        )
-        bar.ax.set_xticklabels((f"{-limit:.4f}", "0", f"+{limit:.4f}"))
-        bar.set_label("AD (bias), reflectance", fontsize=9)
-    return _save(figure, path)
 
 
 def calibration(

@@ -14,7 +14,7 @@ from sklearn import linear_model
 from stfnet_tf.baselines import base
 
 TRAINING_PIXELS = 20_000
-PREDICTED_AT_ONCE = 100_000
+PREDICTED_AT_ONCE = 20_000
 
 
 @dataclasses.dataclass(frozen=True)

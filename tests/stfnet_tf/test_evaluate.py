@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep import rasters
-from stfnet_tf import checkpoints
+from stfnet_tf import cases, checkpoints, fusion, scene
 from tests.stfnet_tf import scenes
 
 
@@ -88,6 +88,26 @@ def test_saved_predictions_score_the_same_when_they_are_read_back(made):
     path = folder / "compared" / "predictions" / "mine" / "2001-07-11.tif"
     stated = rasters.info(str(path))
     assert stated.grid == scenes.GRID and stated.scale == pytest.approx(1e-4)
+
+
+def test_fused_rasters_score_as_fusing_says(made, tmp_path):
+    folder, images, network, _ = made
+    predictor = scene.Predictor.of("made", fusion.Fusion(network, scenes.info(images)))
+    triplet = cases.choose(images, "test")[0]
+    fused = scene.fuse(predictor, images, triplet, tmp_path / "fused", window=48)
+    done = run(
+        "evaluate", f"--dataset={folder / 'made.toml'}", f"--output_dir={tmp_path / 'scored'}",
+        f"--predictions={tmp_path / 'fused'}", "--baselines=",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "scored" / "metrics.json").read_text())
+    row = report["scores"][0]
+    assert row["pixels"] == fused.pixels
+    np.testing.assert_allclose([row["rmse"][b] for b in scenes.BANDS], fused.rmse, rtol=1e-4)
+    # The quality raster beside it is calibrated as well.
+    calibration = report["calibration"]["predictions"]["2001-07-11"]
+    assert sum(calibration[0]["pixels"]) == fused.pixels
+    assert 0 < calibration[0]["predicted"][-1] < 0.5
 
 
 def test_evaluate_a_model(made):
