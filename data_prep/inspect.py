@@ -98,7 +98,9 @@ def look(images: "Catalog", executor) -> dict[str, Any]:
     )
     registered = None
     if described.coregister != "off":
-        registered = registration.estimate(images, executor)
+        # A first look may look at everything; what is prepared and fused never sees the fine
+        # image of a date to be predicted (registration.known_dates).
+        registered = registration.estimate(images, executor, images.fine_dates)
     formed = triplets.form(described, images.fine_dates, images.coarse_dates)
     return {
         "name": described.name,

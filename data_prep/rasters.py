@@ -38,7 +38,7 @@ RESAMPLING = {
 }
 _KERNEL_RADIUS = {"nearest": 1, "bilinear": 1, "cubic": 2, "average": 1}
 # Largest error of the approximated coordinate transformation, in pixels of the target grid.
-_TRANSFORM_ERROR = 0.02
+_TRANSFORM_ERROR = 0.005
 # Two grids agree when no corner differs by more than this share of a pixel.
 _GRID_TOLERANCE = 0.01
 

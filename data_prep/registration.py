@@ -2,16 +2,16 @@
 
 The fine image, blurred by the coarse sensor's point spread function, is what the coarse image
 would be if both lay at the same place. A masked phase correlation (scikit-image) finds the shift
-roughly; least squares over all valid pixels and bands refine it: with b the blurred fine image, c
-the coarse image moved by the shift s, and gain g and offset o a band,
+roughly; least squares over all valid pixels and bands refine it: with b the bands of the blurred
+fine image, c a band of the coarse image moved by the shift s, and gains g and an offset o,
 
     minimise over s, g, o:  Σ_bands Σ_pixels (c(x − s) − g·b(x) − o)² / var(c)
 
-by Gauss-Newton steps along the gradient of b. Everything is done on pixels averaged to a quarter
-of a coarse pixel: finer detail is not in a coarse image.
+by Gauss-Newton steps along the gradient of g·b. Everything is done on pixels averaged to a
+quarter of a coarse pixel: finer detail is not in a coarse image.
 
 A date that is to be predicted has no fine image, or one that must not be looked at: its coarse
-image is compared with the nearest known fine images instead.
+image is compared with the nearest known fine images before and after it, all their bands together.
 """
 
 import dataclasses
@@ -30,12 +30,16 @@ from data_prep.dataset import Date
 
 _FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 _STEPS = 12
+# Fine images on either side that stand for one that is not known.
+_NEAREST = 1
 # Enough for a fraction of a pixel, and a bound on memory for scenes of any size.
 _MOST_PIXELS = 1500**2
 # Below that confidence a date takes the shift of the others.
 _LEAST_CONFIDENCE = 0.3
 # Shifts of one series agree when none is further than this from their median, in coarse pixels.
 _AGREEMENT = 0.25
+# What change between two dates may feign, in coarse pixels.
+_CHANGE_ERROR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Shift:
         reference: The date of the fine image that it was compared with.
         rows: Fine pixels by which the coarse image is to be moved down.
         cols: … and to the right.
-        uncertainty: Standard error of the shift, fine pixels, from the spread over bands and
-            quarters of the scene.
+        uncertainty: Standard error of the shift, fine pixels, from the spread over the quarters
+            of the scene.
         confidence: 0 (nothing found) to 1: the correlation after the shift, less where the
             uncertainty is a good part of a coarse pixel.
         before: Coarse–fine correlation of each band as it is.
@@ -71,25 +75,39 @@ class Registration:
 
     Attributes:
         found: One a date.
-        rows: Median over the confident dates, fine pixels down.
+        rows: Median over the confident dates that have a fine image, fine pixels down.
         cols: … and to the right.
+        spread: Standard deviation of those dates about the median, fine pixels.
         consistent: Whether all confident dates agree to a quarter of a coarse pixel.
+        ratio: Coarse pixel size over fine pixel size.
     """
 
     found: tuple[Shift, ...]
     rows: float
     cols: float
+    spread: float
     consistent: bool
+    ratio: float
 
     @property
     def shifts(self) -> dict[Date, tuple[float, float]]:
-        """What to move each coarse image by; the median where a date alone is not sure."""
-        return {
-            shift.date: (shift.rows, shift.cols)
-            if shift.confidence >= _LEAST_CONFIDENCE
-            else (self.rows, self.cols)
-            for shift in self.found
-        }
+        """What to move each coarse image by.
+
+        The median where a date alone is not sure. A date compared with the fine images of other
+        dates is drawn to the median by its uncertainty: what grew or was flooded in between
+        looks a little like a shift.
+        """
+        shifts = {}
+        for shift in self.found:
+            trust = float(shift.confidence >= _LEAST_CONFIDENCE)
+            if shift.reference != shift.date:
+                noise = max(shift.uncertainty, _CHANGE_ERROR * self.ratio)
+                trust *= self.spread**2 / (self.spread**2 + noise**2)
+            shifts[shift.date] = (
+                self.rows + trust * (shift.rows - self.rows),
+                self.cols + trust * (shift.cols - self.cols),
+            )
+        return shifts
 
 
 def known_dates(catalog: Catalog) -> list[Date]:
@@ -100,23 +118,30 @@ def known_dates(catalog: Catalog) -> list[Date]:
     return [date for date in catalog.fine_dates if date not in tested]
 
 
-def estimate(catalog: Catalog, executor: Executor | None = None) -> Registration:
+def estimate(
+    catalog: Catalog, executor: Executor | None = None, known: Sequence[Date] | None = None
+) -> Registration:
     """Finds the shift of every coarse image.
 
     Args:
         catalog: The images; its own shifts are left out of account.
         executor: Where the dates are worked on; here and now where None.
+        known: Fine dates that may be looked at; `known_dates` where None.
     """
     plain = Catalog(catalog.dataset)
-    known = known_dates(plain)
+    known = known_dates(plain) if known is None else list(known)
     dates = plain.coarse_dates
     run = executor.map if executor else map
     found = tuple(run(estimate_date, [plain] * len(dates), dates, [known] * len(dates)))
-    sure = [shift for shift in found if shift.confidence >= _LEAST_CONFIDENCE]
-    rows = float(np.median([k.rows for k in sure])) if sure else 0.0
-    cols = float(np.median([k.cols for k in sure])) if sure else 0.0
+    sure = [k for k in found if k.confidence >= _LEAST_CONFIDENCE]
+    own = [k for k in sure if k.reference == k.date] or sure
+    rows = float(np.median([k.rows for k in own])) if own else 0.0
+    cols = float(np.median([k.cols for k in own])) if own else 0.0
     off = [math.hypot(k.rows - rows, k.cols - cols) for k in sure]
-    return Registration(found, rows, cols, max(off, default=0.0) <= _AGREEMENT * plain.ratio)
+    apart = [abs(v) for k in own for v in (k.rows - rows, k.cols - cols)]
+    spread = max(1.4826 * float(np.median(apart)) if apart else 0.0, 0.1)
+    consistent = max(off, default=0.0) <= _AGREEMENT * plain.ratio
+    return Registration(found, rows, cols, spread, consistent, plain.ratio)
 
 
 def registered(catalog: Catalog, executor: Executor | None = None) -> Catalog:
@@ -160,16 +185,11 @@ def estimate_date(catalog: Catalog, date: Date, known: Sequence[Date]) -> Shift:
         known: Fine dates that may be looked at.
     """
     coarse = Reduced.read(catalog, "coarse", date)
-    candidates = [date] if date in known else _nearest(date, known)
-    best: Shift | None = None
-    for reference in candidates:
-        fine = Reduced.read(catalog, "fine", reference).blurred(_sigma(catalog))
-        shift = _shift(catalog, date, reference, fine, coarse)
-        if best is None or shift.confidence > best.confidence:
-            best = shift
-    assert best is not None
+    references = [date] if date in known else _nearest(date, known)
+    fines = [Reduced.read(catalog, "fine", k).blurred(_sigma(catalog)) for k in references]
+    best = _shift(catalog, date, references, fines, coarse)
     if date not in known and date in catalog.fine_dates:
-        # For the table alone: the shift above was found without this image.
+        # For the log and the table: the shift above was found without this image.
         own = Reduced.read(catalog, "fine", date).blurred(_sigma(catalog))
         before, after = (
             _correlations(own, coarse.moved(by))
@@ -198,7 +218,7 @@ def sharpness(catalog: Catalog, shift: Shift) -> float:
 
 def _nearest(date: Date, known: Sequence[Date]) -> list[Date]:
     before, after = [d for d in known if d < date], [d for d in known if d > date]
-    return [*before[-1:], *after[:1]]
+    return sorted([*before[-_NEAREST:], *after[:_NEAREST]], key=lambda d: abs(d - date))
 
 
 def _sigma(catalog: Catalog) -> float:
@@ -245,11 +265,14 @@ class Reduced:
     def blurred(self, sigma: float) -> "Reduced":
         """By a Gaussian of `sigma` fine pixels; invalid pixels carry no weight."""
         sigmas = (sigma / self.step, sigma / self.step)
-        weight = ndimage.gaussian_filter(self.weight, sigmas)
-        spread = ndimage.gaussian_filter(self.values * self.weight[..., None], (*sigmas, 0))
+        # What lies beyond the border was not seen either: it has no weight.
+        weight = ndimage.gaussian_filter(self.weight, sigmas, mode="constant")
+        spread = ndimage.gaussian_filter(
+            self.values * self.weight[..., None], (*sigmas, 0), mode="constant"
+        )
         values = spread / np.maximum(weight, 1e-6)[..., None]
         # A blurred pixel counts when most of its footprint was seen and it was itself.
-        return Reduced(values, np.where(weight > 0.7, self.weight, 0), self.step)
+        return Reduced(values, np.where(weight > 0.97, self.weight, 0), self.step)
 
     def moved(self, by: tuple[float, float]) -> "Reduced":
         """By rows and columns of its own pixels, interpolated linearly."""
@@ -281,24 +304,30 @@ def _slid(values: np.ndarray, amount: float, axis: int) -> np.ndarray:
     return near + part * (far - near)
 
 
-def _shift(catalog: Catalog, date: Date, reference: Date, fine: Reduced, coarse: Reduced) -> Shift:
-    step, ratio = fine.step, catalog.ratio
+def _shift(
+    catalog: Catalog,
+    date: Date,
+    references: Sequence[Date],
+    fines: Sequence[Reduced],
+    coarse: Reduced,
+) -> Shift:
+    step, ratio = coarse.step, catalog.ratio
     limit = (catalog.dataset.max_shift or max(1.5 * ratio, 4.0)) / step
-    start = _rough(fine, coarse, limit)
-    every = list(range(fine.values.shape[-1]))
-    whole = fine.weight * 0 + 1
-    best = _refined(fine, coarse, start, every, whole, limit)
-    parts = [_refined(fine, coarse, best, [k], whole, limit) for k in every] if every[1:] else []
-    parts += [_refined(fine, coarse, best, every, part, limit) for part in _quarters(whole.shape)]
+    start = _rough(fines[0], coarse, limit)
+    best = _refined(fines, coarse, start, np.ones_like(coarse.weight), limit)
+    quarters = _quarters(coarse.weight.shape)
+    parts = [_refined(fines, coarse, best, quarter, limit) for quarter in quarters]
     spread = 1.4826 * np.median(np.abs(np.array(parts) - best), axis=0)
     uncertainty = float(np.hypot(*spread)) * step / math.sqrt(len(parts))
-    before, after = (_correlations(fine, coarse.moved(by)) for by in ((0.0, 0.0), best))
+    moved = coarse.moved((best[0], best[1]))
+    after, k = max((_correlations(fine, moved), k) for k, fine in enumerate(fines))
+    before = _correlations(fines[k], coarse)
     confidence = max(float(np.mean(after)), 0.0) * math.exp(-uncertainty / (0.25 * ratio))
-    if np.hypot(*best) > limit or np.mean(after) < np.mean(before):
+    if np.hypot(*best) > limit or not np.mean(after) >= np.mean(before):
         confidence = 0.0
     return Shift(
         date,
-        reference,
+        references[k],
         float(best[0] * step),
         float(best[1] * step),
         uncertainty,
@@ -340,36 +369,38 @@ def _normalised(image: Reduced) -> np.ndarray:
 
 
 def _refined(
-    fine: Reduced,
+    fines: Sequence[Reduced],
     coarse: Reduced,
     start: tuple[float, float] | np.ndarray,
-    bands: Sequence[int],
     part: np.ndarray,
     limit: float,
 ) -> np.ndarray:
     """Gauss-Newton from a rough shift, rows and columns of the reduced pixels, [2]."""
     shift = np.array(start, float)
-    gradients = np.gradient(fine.values, axis=(0, 1))
+    basis = np.concatenate([fine.values for fine in fines], -1)
+    gradients = np.gradient(basis, axis=(0, 1))
+    seen = np.prod([fine.weight for fine in fines], axis=0) * part
+    known = slice(0, basis.shape[-1])
     for _ in range(_STEPS):
         moved = coarse.moved((shift[0], shift[1]))
-        weight = fine.weight * moved.weight * part
-        good = weight > 0.5
+        good = seen * moved.weight > 0.5
         if good.sum() < 64:
             break
+        columns = np.concatenate([k[good] for k in (basis, *gradients, moved.values)], -1)
+        columns = columns.astype(np.float64) - columns.mean(0, dtype=np.float64)
+        products = columns.T @ columns
+        # Gains and offsets are solved for and taken out of both sides.
+        inverse = np.linalg.pinv(products[known, known], rcond=1e-6, hermitian=True)
+        fitted = inverse @ products[known]
+        rest = products - products[:, known] @ fitted
         normal, right = np.zeros((2, 2)), np.zeros(2)
-        for k in bands:
-            parts = (fine.values, moved.values, *gradients)
-            b, c, *slopes = range(4)
-            # All sums of products at once; einsum's own loops, because threads of a linear
-            # algebra library get in each other's way in a pool of processes.
-            columns = np.stack([_centred(part[..., k][good]) for part in parts])
-            products = np.einsum("in,jn->ij", columns, columns)
-            # Gain and offset are solved for and taken out of both sides.
-            rest = products - np.outer(products[b], products[b]) / max(products[b, b], 1e-12)
-            gain = products[b, c] / max(products[b, b], 1e-12)
-            variance = max(products[c, c], 1e-12)
-            normal += gain**2 * rest[np.ix_(slopes, slopes)] / variance
-            right += gain * rest[slopes, c] / variance
+        for wanted in range(3 * known.stop, len(products)):
+            slope = np.zeros((2, len(products)))
+            slope[0, known.stop : 2 * known.stop] = fitted[:, wanted]
+            slope[1, 2 * known.stop : 3 * known.stop] = fitted[:, wanted]
+            variance = max(products[wanted, wanted], 1e-12)
+            normal += slope @ rest @ slope.T / variance
+            right += slope @ rest[:, wanted] / variance
         # Moving the coarse image by +δ adds −δ·∇c to it.
         step = np.linalg.lstsq(normal, right, rcond=None)[0]
         step *= min(1.0, 4.0 / max(float(np.hypot(*step)), 1e-12))
@@ -377,10 +408,6 @@ def _refined(
         if np.hypot(*step) < 1e-3 or np.hypot(*shift) > 2 * limit:
             break
     return shift
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float64) - values.mean(dtype=np.float64)
 
 
 def _correlations(fine: Reduced, coarse: Reduced) -> tuple[float, ...]:
