@@ -1,0 +1,136 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from data_prep import errors
+from stfnet_tf import strategies
+
+# Virtual devices are set up before TensorFlow starts, hence a process of its own.
+REPLICAS = """
+import json, sys
+import numpy as np, tensorflow as tf
+count = int(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+from stfnet_tf import model as stfnet_model, optimizers, presets, strategies
+strategy = strategies.create("mirrored" if count > 1 else "one_device")
+assert strategy.num_replicas_in_sync == count
+rng = np.random.default_rng(5)
+names = ("f1", "f2", "f3", "c1", "c2", "c3")
+batch = {k: rng.random((7, 12, 12, 2), np.float32) for k in names}
+batch |= {f"valid_{k}": (rng.random((7, 12, 12, 1)) > 0.3).astype(np.float32) for k in names}
+config = presets.build("paper", bands=("red", "nir"), filters=(4, 4), kernel_sizes=(3, 3, 3))
+
+with strategy.scope():
+    model = stfnet_model.StfNet(config)
+    weights = np.random.default_rng(1)
+    for v in model.trainable_variables:
+        v.assign(weights.normal(0, 0.3, v.shape).astype(np.float32))
+    model.compile(optimizers.build("SGD", 0.1, clip_norm=0.01, ema=0.5))
+model.distribute_reduction_method = "first"
+# 7 samples: 4 + 3 on two replicas, 2 + 2 + 2 + 1 on four.
+share = -(-7 // count)
+def of_process(context):
+    return tf.data.Dataset.from_tensor_slices(batch).batch(share)
+before = [v.numpy() for v in model.trainable_variables]
+logs = model.fit(strategy.distribute_datasets_from_function(of_process), steps_per_epoch=1,
+                 epochs=1, verbose=0).history
+after = [v.numpy() for v in model.trainable_variables]
+with optimizers.averaged(model.optimizer, model.trainable_variables):
+    mean = [v.numpy() for v in model.trainable_variables]
+flat = lambda values: np.concatenate([v.ravel() for v in values]).astype(float)
+print(json.dumps({
+    "step": (flat(after) - flat(before)).tolist(),
+    "average": (flat(mean) - flat(before)).tolist(),
+    "logs": {k: float(v[0]) for k, v in logs.items()},
+}))
+"""
+
+
+def one_step(count: int) -> dict:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS, str(count)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_one_global_batch_is_one_step_for_any_number_of_replicas():
+    """Gradient, clipping, averages and scores of 7 samples on 1, 2 and 4 devices."""
+    alone = one_step(1)
+    assert alone["logs"]["gradient_norm"] > 0.01  # So that clipping has something to do.
+    for count in (2, 4):
+        shared = one_step(count)
+        assert shared["step"] == pytest.approx(alone["step"], rel=1e-4, abs=1e-8)
+        assert shared["average"] == pytest.approx(alone["average"], rel=1e-4, abs=1e-8)
+        assert shared["logs"] == pytest.approx(alone["logs"], rel=1e-4)
+
+
+def test_all_sum_is_the_identity_on_one_device():
+    values = {"a": tf.constant([1.0, 2.0]), "b": [tf.constant(3.0)]}
+    assert strategies.all_sum(values) is values
+    strategy = strategies.create("one_device")
+    total = strategy.run(lambda: strategies.all_sum(tf.constant(4.0)))
+    assert float(total) == 4.0
+    assert strategies.replicas() == 1 and strategies.workers(strategy) == 1
+    assert strategies.is_chief(strategy)
+
+
+def test_one_process_agrees_with_itself():
+    agree = strategies.agreement(strategies.create("one_device"))
+    assert agree([True, False]) == [True, False]
+
+
+def test_the_chief_writes_in_place(tmp_path):
+    with strategies.own_folder(strategies.create("one_device"), tmp_path) as folder:
+        assert folder == tmp_path
+
+
+class Replicas:
+    def __init__(self, count):
+        self.num_replicas_in_sync = count
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(3, "use 4 or a multiple of it"), (10, "use 8 or 12")]
+)
+def test_a_batch_that_replicas_cannot_share_is_refused(batch_size, advice):
+    with pytest.raises(errors.InputError, match=f"the 4 replicas .*found {batch_size}; {advice}"):
+        strategies.check_batch_size(Replicas(4), batch_size)
+    strategies.check_batch_size(Replicas(4), 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("horovod", None, "expected one of auto, .* found 'horovod'"),
+        ("multi_worker", None, "expected the environment variable TF_CONFIG .*found nothing"),
+        ("multi_worker", "{", "TF_CONFIG: expected a JSON object"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_explained(monkeypatch, name, config, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(errors.InputError, match=message):
+        strategies.create(name)
+
+
+def test_errors_of_a_single_process_are_not_taken_for_lost_peers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(tf.errors.UnavailableError), strategies.noticing_lost_peers():
+        raise tf.errors.UnavailableError(None, None, "gone")
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(strategies.PeerLostError), strategies.noticing_lost_peers():
+        raise tf.errors.UnavailableError(None, None, "gone")
