@@ -36,12 +36,20 @@ class Case:
     valid: np.ndarray
 
 
-def open_catalog(description: str | Path, data_dir: str | None = None) -> catalog.Catalog:
-    """The images of a described data set, registered where the description says so."""
-    images = catalog.Catalog(dataset.load(description, data_dir))
-    if images.dataset.coregister != "apply":
-        return images
-    return catalog.Catalog(images.dataset, registration.estimate(images).shifts)
+def open_catalog(
+    description: str | Path, data_dir: str | None = None, coregister: str | None = None
+) -> catalog.Catalog:
+    """The images of a described data set, registered where it says so.
+
+    Args:
+      description: the .toml.
+      data_dir: replaces the description's root.
+      coregister: "off" or "apply" replaces what the description says.
+    """
+    described = dataset.load(description, data_dir)
+    if coregister:
+        described = dataclasses.replace(described, coregister=coregister)
+    return registration.registered(catalog.Catalog(described))
 
 
 def choose(

@@ -4,10 +4,11 @@ r"""Predicts the same dates with several methods and scores them side by side.
         --methods=copy,starfm,estarfm,plus=runs/boreal2001
 
 All methods get the same images and masks and are scored by the same measures over the same pixels:
-those that are valid in the truth and that every method has predicted. Each runs in a process of its
-own, so that its time and memory are its own, too: `seconds` is one prediction, after a short one
-that compiles and loads what the method needs; `peak_mib` is the largest resident memory of that
-process, interpreter, libraries and images included.
+those that are valid in the truth and that every method has predicted (`coverage` is the share that
+one method predicts). Each runs in a process of its own, so that its time and memory are its own,
+too: `seconds` is one prediction, after a short one that compiles and loads what the method needs;
+`peak_mib` is the largest resident memory of that process, interpreter, libraries and images
+included.
 
 Prints a table and writes metrics.json, metrics.csv and, for each date, a figure of accuracy, time
 and memory, a sheet of all predictions and their errors, and the APA diagram.

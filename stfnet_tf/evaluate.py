@@ -14,6 +14,7 @@ Prints a table and writes metrics.json, metrics.csv and, for each date, a sheet 
 plot for each method, the APA diagram and, where the method predicts its own error, the calibration.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,12 @@ def define_data_flags() -> None:
         [],
         "Dates to score, as 2001-07-11 or, to say from what to predict, as t1/t2/t3 (default: all "
         "of the split's).",
+    )
+    flags.DEFINE_enum(
+        "coregister",
+        None,
+        ["off", "apply"],
+        "Whether the coarse images are moved onto the fine ones (default: as described).",
     )
     flags.DEFINE_string("output_dir", None, "Folder that receives tables and pictures.")
 
@@ -111,7 +118,7 @@ def read_cases(
     from stfnet_tf import cases
     from stfnet_tf.baselines import stfnet
 
-    images = cases.open_catalog(FLAGS.dataset, FLAGS.data_dir)
+    images = cases.open_catalog(FLAGS.dataset, FLAGS.data_dir, FLAGS.coregister)
     for method in methods:
         if isinstance(method, stfnet.Stfnet):
             method.check_bands(images.dataset.bands)
@@ -202,7 +209,9 @@ def make_report(
             if prediction.changes is not None and case.inputs.f3 is not None:
                 changes = (*prediction.changes, case.inputs.f3 - case.inputs.f1)
             cost = costs.get((name, case.label), {})
-            rows.append(rate(name, prediction.f2, valid, changes).with_costs(**cost))
+            coverage = float(prediction.valid[case.valid].mean()) if case.valid.any() else math.nan
+            row = rate(name, prediction.f2, valid, changes)
+            rows.append(row.with_extras(coverage=coverage, **cost))
             if prediction.quality is not None:
                 calibrations.setdefault(name, {})[case.label] = tuple(
                     scores.calibrate(
@@ -224,6 +233,8 @@ def make_report(
         "split": FLAGS.split,
         "triplets": [str(case.triplet) for case in read],
         "pixels": "valid in the truth and in the prediction of every method",
+        "coverage": "share of the truth's valid pixels that a method predicts",
+        "coregister": images.dataset.coregister,
         "ratio": read[0].inputs.ratio,
         "versions": {"stfnet_tf": stfnet_tf.__version__, "numpy": np.__version__},
     }

@@ -39,7 +39,7 @@ IMAGE_MEASURES = ("sam_deg", "ergas")
 # Where the best value lies: -1 smaller is better, +1 larger, 0 nearest to zero.
 BEST = {
     "rmse": -1, "bias": 0, "aad": -1, "cc": 1, "psnr": 1, "ssim": 1, "uiqi": 1, "edge": 0, "lbp": 0,
-    "sam_deg": -1, "ergas": -1, "consistency": -1, "seconds": -1, "peak_mib": -1,
+    "sam_deg": -1, "ergas": -1, "consistency": -1, "coverage": 1, "seconds": -1, "peak_mib": -1,
 }  # fmt: skip
 
 
@@ -242,7 +242,8 @@ class Scores:
       bands: names of the bands.
       pixels: number of pixels valid in reference and prediction.
       per_band: measure -> one number a band.
-      image: measures of all bands together, and costs: `seconds`, `peak_mib`.
+      image: measures of all bands together; `coverage`, the share of the truth's pixels that the
+        method predicts at all; costs: `seconds`, `peak_mib`.
     """
 
     method: str
@@ -258,9 +259,9 @@ class Scores:
             return self.image[measure]
         return float(np.mean(self.per_band[measure])) if measure in self.per_band else math.nan
 
-    def with_costs(self, **costs: float) -> "Scores":
-        """A copy that also holds what the prediction cost (`seconds`, `peak_mib`)."""
-        return dataclasses.replace(self, image={**self.image, **costs})
+    def with_extras(self, **extras: float) -> "Scores":
+        """A copy that also holds `coverage` and what the prediction cost."""
+        return dataclasses.replace(self, image={**self.image, **extras})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types for JSON: the measures by band name, their mean, and those of all bands."""
@@ -410,7 +411,8 @@ class Report:
 
     def measures(self) -> tuple[str, ...]:
         """Names of the measures that any entry has, in the order of the tables."""
-        known = (*BAND_MEASURES, "consistency", *IMAGE_MEASURES, "seconds", "peak_mib")
+        extras = ("coverage", "seconds", "peak_mib")
+        known = (*BAND_MEASURES, "consistency", *IMAGE_MEASURES, *extras)
         have = {name for s in self.scores for name in (*s.per_band, *s.image)}
         return tuple(name for name in known if name in have)
 

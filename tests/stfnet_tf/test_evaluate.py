@@ -50,6 +50,8 @@ def test_compare_scores_all_methods_on_the_same_pixels(made):
     rows = {row["method"]: row for row in report["scores"]}
     assert list(rows) == ["copy", "coarse_change", "mine"]
     assert len({row["pixels"] for row in rows.values()}) == 1
+    # The clouds of the three dates lie apart, so one side or the other is always there.
+    assert rows["copy"]["coverage"] == rows["coarse_change"]["coverage"] == 1
     dates = [images.fine_dates[k] for k in (0, 1, 2)]
     fine = [images.read("fine", d) for d in dates]
     coarse = [images.read("coarse", d) for d in dates]
@@ -160,3 +162,5 @@ def test_two_sided_methods_are_left_out_where_there_is_one_pair(made, tmp_path):
     assert "estarfm: left out on 2001-07-11" in done.stdout
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert [row["method"] for row in report["scores"]] == ["copy"]
+    # F1's cloud of 28 pixels lies elsewhere than that of the truth.
+    assert report["scores"][0]["coverage"] == pytest.approx(1 - 28 / (70 * 50 - 28))

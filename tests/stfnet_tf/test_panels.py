@@ -24,7 +24,7 @@ def report():
     rows = [
         scores.score(
             truth, truth * k, VALID, bands=BANDS, ratio=16, method=name, date="2001-07-11"
-        ).with_costs(seconds=k, peak_mib=k * 100)
+        ).with_extras(seconds=k, peak_mib=k * 100)
         for name, k in (("half", 0.5), ("most", 0.9))
     ]
     return scores.Report("test", tuple(rows), references=tuple(rows[:1]))

@@ -190,7 +190,7 @@ def report():
     rows = [
         scores.score(
             x, x + e, valid, bands=("green", "red", "nir"), ratio=16, method=name, date="2001-07-11"
-        ).with_costs(seconds=e * 100)
+        ).with_extras(seconds=e * 100)
         for name, e in (("near", 0.01), ("far", 0.02))
     ]
     calibration = scores.calibrate(np.abs(x[..., 0]), x[..., 0], valid, "green")
