@@ -26,6 +26,8 @@ from absl import flags
 from data_prep import entry, errors
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from data_prep import catalog
     from stfnet_tf import cases, panels, scores
     from stfnet_tf.baselines import base
@@ -213,14 +215,8 @@ def make_report(
             row = rate(name, prediction.f2, valid, changes)
             rows.append(row.with_extras(coverage=coverage, **cost))
             if prediction.quality is not None:
-                calibrations.setdefault(name, {})[case.label] = tuple(
-                    scores.calibrate(
-                        prediction.quality[..., b],
-                        (prediction.f2 - case.truth)[..., b],
-                        valid,
-                        band,
-                    )
-                    for b, band in enumerate(bands)
+                calibrations.setdefault(name, {})[case.label] = _calibrations(
+                    prediction.quality, prediction.f2 - case.truth, valid, bands
                 )
         for name in ("f1", "f3", "c2"):
             image = getattr(case.inputs, name)
@@ -239,6 +235,24 @@ def make_report(
         "versions": {"stfnet_tf": stfnet_tf.__version__, "numpy": np.__version__},
     }
     return scores.Report(images.dataset.name, tuple(rows), tuple(references), calibrations, about)
+
+
+def _calibrations(
+    quality: "np.ndarray", error: "np.ndarray", valid: "np.ndarray", bands: Sequence[str]
+) -> "tuple[scores.Calibration, ...]":
+    """Each band by itself, then all of them as one."""
+    import numpy as np
+
+    from stfnet_tf import scores
+
+    made = [
+        scores.calibrate(quality[..., b], error[..., b], valid, band)
+        for b, band in enumerate(bands)
+    ]
+    if len(bands) > 1:
+        everywhere = np.broadcast_to(valid[..., None], error.shape)
+        made.append(scores.calibrate(quality, error, everywhere, "all bands"))
+    return tuple(made)
 
 
 def publish(report: "scores.Report", output_dir: str) -> None:

@@ -327,10 +327,10 @@ def score(
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Does the predicted error tell the true one? One band.
+    """Does the predicted error tell the true one?
 
     Attributes:
-      band: name of the band.
+      band: name of the band, or of the bands taken together.
       spearman: rank correlation of predicted and true absolute error, over pixels.
       predicted: mean predicted error of each bin, reflectance; bins hold equally many pixels.
       actual: root mean squared true error in each bin.
@@ -354,9 +354,9 @@ def calibrate(
     """Compares a quality layer with the true error.
 
     Args:
-      predicted: expected absolute error, reflectance, [height, width].
-      error: prediction − truth, reflectance, [height, width].
-      valid: [height, width] of bool.
+      predicted: expected absolute error, reflectance, [height, width] or with bands.
+      error: prediction − truth, reflectance, same shape.
+      valid: same shape, of bool.
       band: name of the band.
       bins: number of bins; fewer where there are fewer pixels.
     """

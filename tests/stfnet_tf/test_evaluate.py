@@ -124,7 +124,8 @@ def test_evaluate_a_model(made):
     assert (copy["method"], mine["method"]) == ("copy", "stfnet")
     assert mine["consistency"]["mean"] > 0 and "consistency" not in copy
     calibration = report["calibration"]["stfnet"]["2001-07-11"]
-    assert [c["band"] for c in calibration] == list(scenes.BANDS)
+    assert [c["band"] for c in calibration] == [*scenes.BANDS, "all bands"]
+    assert sum(calibration[-1]["pixels"]) == 2 * mine["pixels"]
     assert sum(calibration[0]["pixels"]) == mine["pixels"]
     pictures = {p.name for p in (folder / "scored").glob("*.png")}
     kinds = ("images", "scatter", "apa", "calibration")
