@@ -15,13 +15,16 @@ from data_prep import errors, rasters
 from data_prep.dataset import Dataset, Date, Quality, Side
 
 _PARTS = {
-    "year": r"\d{4}",
+    "year": r"(?:19|20)\d{2}",
     "month": r"\d{1,2}",
     "day": r"\d{1,2}",
     "doy": r"\d{1,3}",
     "mon": r"[A-Za-z]{3}",
     "tile": r"[^/]+?",
 }
+# Run together with other digits, numbers are padded: 20160105, 2015287.
+_PADDED = {"month": r"\d{2}", "day": r"\d{2}", "doy": r"\d{3}"}
+_DIGITS = ("year", "month", "day", "doy")
 _MONTHS = ("jan feb mar apr may jun jul aug sep oct nov dec").split()
 
 
@@ -207,14 +210,20 @@ def _candidates(root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
 def _compiled(pattern: str, parts: tuple[str, ...]) -> re.Pattern[str]:
     seen: set[str] = set()
     out = []
-    for piece in re.split(r"(\{\w+\}|\*\*/|\*|\?)", pattern):
+    pieces = [k for k in re.split(r"(\{\w+\}|\*\*/|\*|\?)", pattern) if k]
+    numeric = [k[1:-1] in _DIGITS for k in pieces]
+    for place, piece in enumerate(pieces):
+        packed = numeric[place] and any(
+            numeric[max(place - 1, 0) : place] + numeric[place + 1 :][:1]
+        )
         name = piece[1:-1] if piece.startswith("{") and piece.endswith("}") else ""
         if name and name in seen:
             out.append(f"(?P={name})")
         elif name == "band":
             out.append(f"(?P<band>{'|'.join(map(re.escape, sorted(parts, key=len)[::-1]))})")
         elif name in _PARTS:
-            out.append(f"(?P<{name}>{_PARTS[name]})")
+            widths = {**_PARTS, **_PADDED} if packed else _PARTS
+            out.append(f"(?P<{name}>{widths[name]})")
         elif name:
             raise errors.InputError(
                 f"files: expected parts {', '.join('{' + k + '}' for k in [*_PARTS, 'band'])}, "

@@ -131,7 +131,7 @@ class Catalog:
 
     def files(self) -> list[Path]:
         """Every file that the data set's images are read from."""
-        found = set()
+        found: set[str] = set()
         for entries in self._entries.values():
             for entry in entries.values():
                 for layer in (*entry.bands, *entry.quality):

@@ -578,7 +578,9 @@ def _dates(table: _Table) -> Dates:
         )
     )
     table.end()
-    singles = [set(k) for k in (dates.train, dates.validation, dates.test) if not _written(k)]
+    singles: list[set] = [
+        set(k) for k in (dates.train, dates.validation, dates.test) if not _written(k)
+    ]
     for k, first in enumerate(singles):
         for second in singles[k + 1 :]:
             if shared := sorted(first & second):

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any
 
 from data_prep import errors
 
@@ -18,7 +19,7 @@ KINDS = ("processes", "dask")
 class _Here(Executor):
     """This very process, at once: for work that is done before a pool has started."""
 
-    def submit(self, fn: Callable, /, *args, **kwargs) -> Future:
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Calls `fn` and returns its finished future."""
         future: Future = Future()
         try:

@@ -193,7 +193,7 @@ def _info(
         splits[split] = records.Split(
             records=sum(report.shard.records for report in mine),
             skipped=sum(report.skipped for report in mine),
-            triplets=tuple(triplet.iso for triplet in formed[split]),
+            triplets=tuple(triplet.iso for triplet in formed[split]),  # type: ignore[misc]
             shards=tuple(report.shard for report in mine),
         )
     if not sum(split.records for split in splits.values()):

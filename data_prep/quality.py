@@ -68,4 +68,4 @@ def in_range(
     if valid_range is not None:
         low, high = valid_range
         good &= (dn >= low) & (dn <= high)
-    return good.all(-1)
+    return np.asarray(good.all(-1))

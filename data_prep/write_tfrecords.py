@@ -9,7 +9,7 @@ last: a folder without it is not finished. The same command again goes on where 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -69,7 +69,9 @@ def main(argv: Sequence[str]) -> None:
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     options = ("tile_size", "min_valid", "coregister")
-    given = {name: FLAGS[name].value for name in options if FLAGS[name].value is not None}
+    given: dict[str, Any] = {
+        name: FLAGS[name].value for name in options if FLAGS[name].value is not None
+    }
     described = dataclasses.replace(described, **given)
     print(f"Writing '{described.name}' from {described.root} into {FLAGS.output_dir}", flush=True)
     info = preparation.prepare(

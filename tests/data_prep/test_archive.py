@@ -44,6 +44,7 @@ def found(folder, files, names, bands=("red",), more=""):
         ("**/L_{year}-{month}-{day}.tif", "AHB/L/L_2015-6-21.tif", "2015-06-21"),
         ("**/L_{year}-{month}-{day}.tif", "L_2015-12-1.tif", "2015-12-01"),
         ("LC8??????{year}{doy}LGN00_ndvi", "LC81260382015287LGN00_ndvi", "2015-10-14"),
+        ("**/GF*{year}{month}{day}*.tif", "a/GF1_E114_20160105_L1A0001234567.tif", "2016-01-05"),
         ("T*_{year}{month}{day}T*.jp2", "T32TQM_20200229T101421_B02.jp2", "2020-02-29"),
     ],
 )

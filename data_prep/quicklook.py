@@ -1,0 +1,107 @@
+"""A sheet of quick looks: every date's fine and coarse image side by side, masks included."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot
+
+from data_prep import errors
+from data_prep.catalog import Catalog
+from data_prep.rasters import Window
+
+_SHEET_PIXELS = 240  # of a thumbnail
+_SHEET_DATES = 16
+
+
+def plot(
+    images: Catalog,
+    found: Mapping[str, Any],
+    shifts: Mapping[str, tuple[float, float]],
+    path: str,
+) -> None:
+    """Writes a sheet: fine and coarse of every date side by side, what is invalid in magenta."""
+    moved = Catalog(images.dataset, {datetime.date.fromisoformat(k): v for k, v in shifts.items()})
+    entries = [k for k in found["dates"] if k["fine"]] or found["dates"]
+    if len(entries) > _SHEET_DATES:
+        step = len(entries) / _SHEET_DATES
+        entries = [entries[int(k * step)] for k in range(_SHEET_DATES)]
+    columns = min(4, len(entries))
+    rows = -(-len(entries) // columns)
+    figure, axes = pyplot.subplots(
+        2 * rows, columns, figsize=(2.6 * columns, 5.6 * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for side_row, side in enumerate(("fine", "coarse")):
+        thumbnails = [_thumbnail(moved, side, k["date"]) if k[side] else None for k in entries]
+        stretched = _stretched([t for t in thumbnails if t is not None])
+        pictures = iter(stretched)
+        for k, (seen, thumbnail) in enumerate(zip(entries, thumbnails, strict=True)):
+            axis = axes[2 * (k // columns) + side_row, k % columns]
+            if thumbnail is None:
+                continue
+            axis.imshow(next(pictures), interpolation="nearest")
+            axis.set_title(f"{side} {seen['date']}\n{seen[side]['valid']:.0%} valid", fontsize=8)
+    figure.suptitle(f"{found['name']}: {', '.join(_shown_bands(images))}", fontsize=10)
+    figure.tight_layout()
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.tmp")
+        figure.savefig(scratch, format="png", dpi=120)
+        scratch.replace(target)
+    except OSError as error:
+        raise errors.InputError(
+            f"--plot: expected a file that can be written, found {path}: {error.strerror}."
+        ) from None
+    finally:
+        pyplot.close(figure)
+
+
+def _shown_bands(images: Catalog) -> list[str]:
+    """Three bands for red, green and blue, or the only one."""
+    bands = list(images.dataset.bands)
+    for chosen in (["red", "green", "blue"], ["nir", "red", "green"]):
+        if set(chosen) <= set(bands):
+            return chosen
+    return bands[:3] if len(bands) >= 3 else bands[:1]
+
+
+def _thumbnail(images: Catalog, side: str, date: str) -> tuple[np.ndarray, np.ndarray]:
+    """Every n-th pixel, row of tiles by row of tiles: digital numbers (h, w, 1 or 3), validity."""
+    height, width = images.grid.shape
+    step = max(1, -(-max(height, width) // _SHEET_PIXELS))
+    bands = [images.dataset.bands.index(k) for k in _shown_bands(images)]
+    day = datetime.date.fromisoformat(date)
+    strips, masks = [], []
+    for row in range(0, height, 256 * step):
+        rows = min(256 * step, height - row)
+        for first in range(row, row + rows, 256):
+            count = min(256, height - first)
+            image = images.read(side, day, Window(first, 0, count, width))
+            start = -first % step
+            strips.append(image.dn[start::step, ::step][..., bands])
+            masks.append(image.valid[start::step, ::step])
+    return np.concatenate(strips).astype(np.float32), np.concatenate(masks)
+
+
+def _stretched(thumbnails: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Pictures in 0–1 with one stretch for all dates of a side, the 2nd to 98th percentile."""
+    valid = [dn[good] for dn, good in thumbnails if good.any()]
+    if not valid:
+        return [np.zeros((*good.shape, 3)) for _, good in thumbnails]
+    low, high = np.percentile(np.concatenate(valid), [2, 98], axis=0)
+    pictures = []
+    for dn, good in thumbnails:
+        picture = np.clip((dn - low) / np.maximum(high - low, 1e-9), 0, 1)
+        picture = np.repeat(picture, 3, -1) if picture.shape[-1] == 1 else picture
+        picture[~good] = (1.0, 0.0, 1.0)
+        pictures.append(picture)
+    return pictures

@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_prep import catalog, dataset, errors, executors, quicklook, rasters, survey
+from tests.data_prep import tiny
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "data_prep.inspect", *flags], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    path = tiny.make(tmp_path_factory.mktemp("tiny"), 192, 160)
+    image = tiny.land(192, 160, seed=1)
+    image[:48] = -1
+    rasters.write(path.parent / f"F_{tiny.DATES[1]}.tif", image, tiny.grid(192, 160))
+    return path
+
+
+def test_survey_says_what_is_there(described):
+    images = catalog.Catalog(dataset.load(described))
+    with executors.make(workers=1) as here:
+        found = survey.look(images, here)
+    assert found["bands"] == list(tiny.BANDS)
+    assert (found["grid"]["height"], found["grid"]["width"]) == (192, 160)
+    assert found["ratio"]["used"] == found["ratio"]["of_grids"] == pytest.approx(8)
+    assert [k["date"] for k in found["dates"]] == list(tiny.DATES)
+    second = found["dates"][1]
+    assert second["fine"]["valid"] == pytest.approx(0.75)
+    assert second["coarse"]["valid"] == 1
+    expected = tiny.land(192, 160, seed=1)[48:].reshape(-1, 2).mean(0) * 1e-4
+    np.testing.assert_allclose(second["fine"]["mean"], expected, rtol=1e-4)
+    assert found["triplets"] == {"train": [list(tiny.DATES)], "val": [], "test": []}
+    assert found["registration"] is None
+
+
+def test_json_tables_and_picture(described, tmp_path):
+    sheet = tmp_path / "look" / "sheet.png"
+    done = run(f"--dataset={described}", "--json", f"--plot={sheet}", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["registration"]["mode"] == "report"
+    for seen in found["dates"]:
+        # Block means lie where the pixels lie that they are of.
+        assert abs(seen["shift"]["rows"]) < 0.3 and abs(seen["shift"]["cols"]) < 0.3
+        assert set(seen["correlation"]) == {"before", "after"}
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert [k.name for k in sheet.parent.iterdir()] == ["sheet.png"]
+    done = run(f"--dataset={described}", "--coregister=off", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    for word in ("2001-10-17", "75.0%", "8.00 fine pixels", "train: 1 triplets", "zone 55N"):
+        assert word in done.stdout
+
+
+def test_picture_shows_what_is_invalid(described):
+    images = catalog.Catalog(dataset.load(described))
+    dn, good = quicklook._thumbnail(images, "fine", tiny.DATES[1])
+    assert dn.shape == (192, 160, 1) and not good[:48].any() and good[48:].all()
+    (picture,) = quicklook._stretched([(dn, good)])
+    assert (picture[:48] == (1, 0, 1)).all()
+    assert picture[48:].min() == 0 and picture[48:].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), ("--dataset",)),
+        (("--dataset=none.toml",), ("none.toml", "no such file")),
+        (("--dataset={described}", "--data_dir=/nowhere"), ("--data_dir", "/nowhere")),
+    ],
+)
+def test_wrong_input_is_one_sentence(described, flags, words):
+    done = run(*(flag.format(described=described) for flag in flags))
+    assert done.returncode == errors.EXIT_BAD_INPUT
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys; sys.argv = ['inspect', '--help']\n"
+        "from data_prep import inspect, write_tfrecords\n"
+        "assert not {'tensorflow', 'osgeo', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
