@@ -290,11 +290,11 @@ def main(argv: Sequence[str]) -> None:
     for name, what in wanted.items():
         if not FLAGS[name].value:
             raise errors.InputError(f"--{name}: expected {what}, found nothing.")
-    from data_prep import catalog, dataset
+    from data_prep import catalog, dataset, registration
     from stfnet_tf import fuse, scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
-    images = catalog.Catalog(described)
+    images = registration.registered(catalog.Catalog(described))
     chosen = fuse.choose(images, FLAGS.dates)
     model = FLAGS.model_name or described.name
     patience = Patience(timeout=FLAGS.timeout, tries=FLAGS.tries)

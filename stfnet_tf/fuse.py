@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
             "--model_dir, --saved_model, --fit: expected a model or the wish for one, found "
             f"{'a run and an export' if FLAGS.saved_model else 'nothing'}."
         )
-    from data_prep import catalog, dataset
+    from data_prep import catalog, dataset, registration
     from stfnet_tf import scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     model_dir = Path(FLAGS.model_dir or output_dir / "model")
     if FLAGS.fit:
         _fit(model_dir)
-    images = catalog.Catalog(described)
+    images = registration.registered(catalog.Catalog(described))
     for note in images.notes:
         print(note)
     chosen = choose(images, FLAGS.dates)

@@ -217,13 +217,20 @@ class ModelConfig:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
     "plus": {
+        "both_fine": True,
+        "back_projection": 0.85,
+        "combination": "discrepancy",
+    },
+}
+# What a preset sets apart for one way of supervision.
+SUPERVISED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    # One scene and date: all that can be known of the change is in its few coarse pixels, so the
+    # streams are linear and are told how the change looks at the coarse resolution.
+    ("plus", "pair"): {
         "filters": (),
         "kernel_sizes": (1,),
-        "both_fine": True,
         "coarse_input": False,
-        "back_projection": 0.85,
         "start": "ridge",
-        "combination": "discrepancy",
         "level_sigma": 2.0,
         "reconstruction": 0.0,
         "temporal_consistency": 0.1,
@@ -244,4 +251,6 @@ def build(preset: str, **changes: Any) -> ModelConfig:
     """
     if preset not in PRESETS:
         raise errors.InputError(f"preset: expected one of {', '.join(PRESETS)}; found '{preset}'.")
-    return ModelConfig(**{**PRESETS[preset], **changes, "preset": preset})
+    supervision = changes.get("supervision", ModelConfig.supervision)
+    own = {**PRESETS[preset], **SUPERVISED.get((preset, supervision), {})}
+    return ModelConfig(**{**own, **changes, "preset": preset})
