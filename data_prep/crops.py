@@ -92,7 +92,7 @@ CROPS = {
     WHEAT: Crop(0.17, "leaf", 0.85, (-70, 9), 10, (33, 8), 7, (58, 9), burning=0.25),
 }
 # The rest of the fields, in shares of all.
-OTHER_SHARES = {LUCERNE: 0.06, FALLOW: 0.10, PASTURE: 0.08}
+OTHER_SHARES = {LUCERNE: 0.04, FALLOW: 0.10, PASTURE: 0.08}
 
 _DRAINED_BEFORE_HARVEST = 30  # days
 
@@ -152,7 +152,7 @@ def lucerne_cover(day: np.ndarray, traits: dict[str, np.ndarray]) -> np.ndarray:
     cover = np.zeros((len(day), len(MATERIALS)), np.float32)
     period = 36 + 3 * traits["late"]
     since = np.mod(day + period * traits["plough"], period)
-    green = np.clip(traits["vigour"], 0, 1.1) * (0.22 + 0.68 * _logistic((since - 11) / 3.5))
+    green = np.clip(traits["vigour"], 0, 1.1) * (0.42 + 0.5 * _logistic((since - 11) / 3.5))
     cover[:, MATERIALS.index("leaf")] = np.clip(green, 0, 0.95)
     cover[:, MATERIALS.index("straw")] = 0.1
     return cover

@@ -17,9 +17,9 @@ from scipy import ndimage, sparse, spatial
 
 from data_prep import crops
 
-FLOOD_PEAK, FLOOD_RISE, FLOOD_FALL = 130.0, 4.0, 26.0
+FLOOD_PEAK, FLOOD_RISE, FLOOD_FALL = 101.0, 4.0, 16.0
 """Day of the highest water, days from dry to there, and time constant of the recession, days."""
-FLOOD_END = 178.0
+FLOOD_END = 140.0
 """From this day on the flood plain has drained."""
 
 _FARM = 74.0  # distance between farms, pixels of 25 m
@@ -172,7 +172,7 @@ class Strip:
         """How wet the soil is, 0–1: fields are irrigated by turns, a flood leaves mud."""
         fields, inverse = np.unique(self.field, return_inverse=True)
         turn = uniform(fields.astype(np.int64), 900 + int(day) // 9 + 7919 * self.seed)
-        watered = np.where((turn > 0.85) & (fields > 0), 0.75 * uniform(fields, 77) + 0.25, 0.08)
+        watered = np.where((turn > 0.9) & (fields > 0), 0.4 * uniform(fields, 77) + 0.2, 0.08)
         wet = watered[inverse.reshape(self.field.shape)]
         if day > FLOOD_PEAK:
             mud = np.clip((0.95 - self.traits["height"]) / 0.1, 0, 1)
@@ -394,7 +394,7 @@ class Landscape:
             0.5 + 0.28 * noise["clay"] + 0.08 * noise["blotch"] + tone[inverse], 0, 1
         ).astype(np.float32)
         traits["relief"] = (0.022 * noise["grain"] + 0.025 * noise["blotch"]).astype(np.float32)
-        height = river / 34 + 0.2 * noise["bank"] + 0.1 * noise["patch"]
+        height = river / 24 + 0.2 * noise["bank"] + 0.1 * noise["patch"]
         traits["height"] = np.maximum(height, 0.02).astype(np.float32)
         return traits
 

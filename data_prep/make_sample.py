@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Folder to be made.", required=True)
 flags.DEFINE_integer("seed", 1, "Decides the land, the clouds and the noise.", 0)
 flags.DEFINE_integer("size", 480, "Height and width of the fine images, pixels of 25 m.", 96)
-flags.DEFINE_integer("dates", 8, "Number of dates, spread over the season of 2001 to 2002.", 3, 17)
+flags.DEFINE_integer("dates", 8, "Number of dates, 16 days apart.", 3, 14)
 flags.DEFINE_bool(
     "truth_images", True, "Whether to write the surface without clouds and noise as well."
 )

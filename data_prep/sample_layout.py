@@ -9,43 +9,21 @@ from collections.abc import Sequence
 
 Date = datetime.date
 
-DATES = tuple(
-    Date.fromisoformat(k)
-    for k in (
-        "2001-10-08 2001-10-17 2001-11-02 2001-11-09 2001-11-25 2001-12-04 2002-01-05 2002-01-12 "
-        "2002-02-13 2002-02-22 2002-03-10 2002-03-17 2002-04-02 2002-04-11 2002-04-18 2002-04-27 "
-        "2002-05-04"
-    ).split()
-)
-"""The dates of CIA."""
+DATES = tuple(Date(2001, 10, 8) + datetime.timedelta(days=16 * k) for k in range(14))
+"""Overpasses of Landsat-7 in the season, 2001-10-08 to 2002-05-04; CIA holds nine of them."""
 
-DEFAULT_DATES = 8
 SINUSOIDAL_DIR = "MODIS_sinusoidal"
 
 
 def chosen(count: int) -> tuple[Date, ...]:
-    """`count` of CIA's dates, spread over the season as evenly as they allow."""
-    first, last = DATES[0].toordinal(), DATES[-1].toordinal()
-    left = list(DATES)
-    made = []
-    for k in range(count):
-        wanted = first + (last - first) * k / (count - 1)
-        # Enough dates must be left for those still to be chosen.
-        usable = left[: len(left) - (count - 1 - k)]
-        date = min(usable, key=lambda d: abs(d.toordinal() - wanted))
-        made.append(date)
-        left = left[left.index(date) + 1 :]
-    return tuple(made)
+    """`count` overpasses in a row; 8 reach from the wheat's harvest to the maize's."""
+    first = min(3, len(DATES) - count)
+    return DATES[first : first + count]
 
 
 def tested(dates: Sequence[Date]) -> tuple[Date, ...]:
     """Every third date between the first and the last is to be predicted."""
     return tuple(date for k, date in enumerate(dates) if k % 3 == 2 and k < len(dates) - 1)
-
-
-def validated(dates: Sequence[Date]) -> tuple[Date, ...]:
-    """The last date but one tells how training goes, where enough others are left to teach."""
-    return (dates[-2],) if len(dates) >= 7 and dates[-2] not in tested(dates) else ()
 
 
 def folder(date: Date) -> str:
@@ -59,8 +37,8 @@ _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 def fine_file(date: Date) -> str:
     """The Landsat file, whose own date is a day before its folder's."""
     day = date - datetime.timedelta(days=1)
-    # CIA holds one file named L72: so does the sample.
-    start = "L72" if date == Date(2002, 3, 10) else "L71"
+    # One of CIA's files is named L72: so is one here.
+    start = "L72" if date == Date(2002, 3, 1) else "L71"
     return (
         f"CIA/Landsat/{folder(date)}/{start}093084_084{day:%Y%m%d}_HRF_modtran_surf_ref_agd66.bil"
     )
@@ -124,18 +102,17 @@ fill = {{ values = 255 }}
 train = [
 {train}
 ]
-validation = [{validation}]
 test = [{test}]
 
 [triplets]
-rule = "all"                         # every t1 < t2 < t3 of the training dates
+rule = "consecutive"                 # t1, t2, t3 are neighbours in the list of training dates
 
 [tiles]
 size = 96                            # height and width of a tile in the shards, fine pixels
 min_valid = 0.05                     # a tile with fewer pixels valid in all images is skipped
 
 [registration]
-mode = "{coregister}"                        # {why}
+{mode:<37}# {why}
 """
 
 _RESAMPLED = """\
@@ -180,16 +157,15 @@ def description(dates: Sequence[Date], sinusoidal: bool = False) -> str:
         dates: The sample's.
         sinusoidal: Whether the coarse images are those on MODIS' own grid, else the resampled.
     """
-    test, validation = tested(dates), validated(dates)
-    train = [f'"{date}"' for date in dates if date not in (*test, *validation)]
+    test = tested(dates)
+    train = [f'"{date}"' for date in dates if date not in test]
     lines = [", ".join(train[k : k + 6]) for k in range(0, len(train), 6)]
     return _DESCRIPTION.format(
         count=len(dates),
         name="sample_sinusoidal" if sinusoidal else "sample",
         coarse=_SINUSOIDAL if sinusoidal else _RESAMPLED,
         train="\n".join(f"  {line}," for line in lines),
-        validation=", ".join(f'"{date}"' for date in validation),
         test=", ".join(f'"{date}"' for date in test),
-        coregister="off" if sinusoidal else "apply",
+        mode=f'mode = "{"off" if sinusoidal else "apply"}"',
         why="the two lie well" if sinusoidal else "find the shift and undo it",
     )

@@ -84,7 +84,7 @@ def _stated(sample: Sample, scene: Scene, count: dict[int, int]) -> dict[str, An
     atmospheres = {"fine": scene.fine, "coarse": scene.coarse}
     return {
         "day_of_season": scene.day,
-        "role": _role(scene.date, sample),
+        "role": "test" if scene.date in sample_layout.tested(sample.dates) else "train",
         "shift": list(scene.shift),
         "cloud_share": count.get(observation.CLOUD, 0) / pixels,
         "shadow_share": count.get(observation.SHADOW, 0) / pixels,
@@ -95,12 +95,6 @@ def _stated(sample: Sample, scene: Scene, count: dict[int, int]) -> dict[str, An
         },
         "truth_image": sample_layout.truth_file(scene.date) if sample.truth_images else None,
     }
-
-
-def _role(date: datetime.date, sample: Sample) -> str:
-    if date in sample_layout.tested(sample.dates):
-        return "test"
-    return "validation" if date in sample_layout.validated(sample.dates) else "train"
 
 
 def _events(scenes: list[Scene]) -> list[dict[str, Any]]:
