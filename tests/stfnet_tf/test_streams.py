@@ -69,3 +69,38 @@ def test_every_layer_has_a_name_of_ours(per_band):
         if layer.weights
     ]
     assert all(name.startswith("forward") for name in names)
+
+
+def test_back_projection_gives_the_coarse_sensor_what_it_saw():
+    """At scales beyond the filter, PSF ∗ F̂12 is C12, whatever the network said."""
+    project = streams.BackProjection(psf_sigma=1.0, sigma=2.0)
+    rng = np.random.default_rng(4)
+    wrong = rng.normal(0, 0.01, (1, 60, 60, 1)).astype(np.float32)
+    coarse = np.full((1, 60, 60, 1), 0.03, np.float32)
+    ones = np.ones((1, 60, 60, 1), np.float32)
+    corrected = project([wrong, coarse, ones, ones]).numpy()
+    smooth = scipy.ndimage.gaussian_filter(corrected[0, ..., 0], 6)
+    np.testing.assert_allclose(smooth, 0.03, atol=1e-3)
+    # What varies from pixel to pixel stays the network's.
+    detail = scipy.ndimage.laplace(corrected[0, 5:-5, 5:-5, 0])
+    assert (
+        np.corrcoef(detail.ravel(), scipy.ndimage.laplace(wrong[0, 5:-5, 5:-5, 0]).ravel())[0, 1]
+        > 0.99
+    )
+
+
+def test_back_projection_carries_the_coarse_change_over_a_gap():
+    project = streams.BackProjection(psf_sigma=1.0, sigma=3.0)
+    ones = np.ones((1, 30, 30, 1), np.float32)
+    known = ones.copy()
+    known[:, 12:16, 12:16] = 0
+    coarse = np.where(known > 0, 0.02, 99.0).astype(np.float32)
+    corrected = project([np.zeros_like(ones), coarse, known, ones])
+    np.testing.assert_allclose(corrected, 0.02, atol=1e-6)
+
+
+def test_a_stream_that_does_not_see_the_coarse_change_has_fewer_weights():
+    config = paper("ab", both_fine=True, coarse_input=False, back_projection=0.5)
+    stream = streams.build("forward", config)
+    assert stream.get_layer("forward_conv1").weights[0].shape[2] == 4
+    assert stream.input_names == ["coarse_change", "fine", "other", "valid_coarse", "valid_fine"]

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import scipy.ndimage
+import sklearn.linear_model
+import tensorflow as tf
+
+from stfnet_tf import model, presets, ridge_start
+
+BANDS = ("red", "nir")
+SIGMA = 4.0  # of the coarse sensor, fine pixels
+
+
+def config(**changes) -> presets.ModelConfig:
+    fwhm = SIGMA * presets.FWHM_PER_SIGMA / 6
+    own = {"bands": BANDS, "supervision": "pair", "ratio": 6.0, "psf_fwhm": fwhm}
+    return presets.build("plus", **{**own, **changes})
+
+
+def see(image: np.ndarray) -> np.ndarray:
+    """What the coarse sensor sees of a fine image."""
+    return scipy.ndimage.gaussian_filter(image, (SIGMA, SIGMA, 0), mode="nearest", truncate=3)
+
+
+def make_tile(seed=0, size=150, cloud=False) -> dict[str, tf.Tensor]:
+    """A scene whose F2 is a linear map of F1 and F3, pixel by pixel."""
+    rng = np.random.default_rng(seed)
+    patches = scipy.ndimage.gaussian_filter(rng.normal(size=(2, size, size, 2)), (0, 3, 3, 0))
+    f1, f3 = 0.2 + 0.4 * patches
+    f3 = f3 + 0.5 * (f1 - 0.2)
+    weights1, weights3 = np.array([[0.2, 0.5], [0.1, 0.3]]), np.array([[0.6, -0.2], [0.0, 0.4]])
+    f2 = f1 @ weights1 + f3 @ weights3 + 0.05
+    made = {"f1": f1, "f2": f2, "f3": f3, "c1": see(f1), "c2": see(f2), "c3": see(f3)}
+    batch = {k: tf.constant(v[None], tf.float32) for k, v in made.items()}
+    valid = np.ones((1, size, size, 1), np.float32)
+    batch |= {f"valid_{k}": tf.constant(valid) for k in made}
+    if cloud:
+        clear = valid.copy()
+        clear[:, 20:50, 30:60] = 0
+        batch["valid_f1"] = tf.constant(clear)
+        batch["f1"] *= clear
+    return batch
+
+
+def test_ridge_is_scikit_learns_at_the_same_strength():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 4)) * [1, 5, 0.1, 2]
+    y = x @ rng.normal(size=(4, 2)) + rng.normal(0, 2.0, (300, 2))
+    moments = ridge_start.Moments(4, 2)
+    for part in np.split(np.arange(300), 3):
+        moments.add(x[part], y[part])
+    weights, strength = ridge_start.ridge(moments, cells=300)
+    standardised = (x - x.mean(0)) / x.std(0)
+    for b in range(2):
+        other = sklearn.linear_model.Ridge(alpha=strength[b] * 300)
+        other.fit(standardised, y[:, b])
+        np.testing.assert_allclose(weights[:, b], other.coef_ / x.std(0), rtol=1e-6)
+
+
+def test_evidence_shrinks_noise_and_keeps_signal():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(400, 3))
+    moments = ridge_start.Moments(3, 2)
+    moments.add(x, np.stack([x @ [1.0, -2.0, 0.5], rng.normal(size=400)], 1))
+    weights, strength = ridge_start.ridge(moments, cells=400)
+    np.testing.assert_allclose(weights[:, 0], [1.0, -2.0, 0.5], atol=0.02)
+    assert np.all(np.abs(weights[:, 1]) < 0.05) and strength[1] > 10 * strength[0]
+
+
+def test_too_few_cells_teach_nothing():
+    rng = np.random.default_rng(3)
+    moments = ridge_start.Moments(12, 6)
+    moments.add(rng.normal(size=(500, 12)), rng.normal(size=(500, 6)))
+    weights, strength = ridge_start.ridge(moments, cells=4)
+    assert not weights.any() and np.all(np.isinf(strength))
+
+
+# Under a cloud in F1 the backward stream stands alone, with a stand-in for F1.
+@pytest.mark.parametrize(("cloud", "share"), [(False, 0.25), (True, 0.4)])
+def test_a_linear_change_is_found_from_the_coarse_images_alone(cloud, share):
+    tile = make_tile(cloud=cloud)
+    hidden = {k: v for k, v in tile.items() if not k.endswith("f2")}
+    net = model.StfNet(config())
+    before = net.fuse(hidden)
+    ridge_start.apply(net, [hidden])
+    after = net.fuse(hidden)
+    inner = np.s_[0, 30:-30, 30:-30]
+
+    def rmse(fused):
+        return float(np.sqrt(np.mean((fused.f2 - tile["f2"])[inner] ** 2)))
+
+    assert rmse(after) < share * rmse(before)
+
+
+def test_tiles_add_up():
+    whole = make_tile()
+    net, twice = model.StfNet(config()), model.StfNet(config())
+    ridge_start.apply(net, [whole, make_tile(seed=1)])
+    ridge_start.apply(twice, [make_tile(seed=1), whole])
+    for one, two in zip(net.get_weights(), twice.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bias3", "expected"), [(0.05, 1.0), (-0.05, 0.0)])
+def test_persistence_is_whether_the_sensors_keep_differing(bias3, expected):
+    tile = make_tile()
+    tile["c1"] += 0.05
+    tile["c3"] += bias3
+    net = model.StfNet(config())
+    ridge_start.apply(net, [tile])
+    assert float(net.persistence) == pytest.approx(expected, abs=0.05)
+
+
+def test_training_from_the_start_makes_the_sides_agree():
+    tile = make_tile()
+    rng = np.random.default_rng(0)
+    for k in ("c1", "c2", "c3"):
+        tile[k] += rng.normal(0, 0.003, tile[k].shape).astype(np.float32)
+    net = model.StfNet(config(temporal_consistency=1.0))
+    ridge_start.apply(net, [tile])
+    from tf_keras import optimizers
+
+    net.compile(optimizers.Adam(1e-3))
+    first = net.test_on_batch(tile, return_dict=True)
+    for _ in range(20):
+        net.train_on_batch(tile)
+    net.reset_metrics()
+    last = net.test_on_batch(tile, return_dict=True)
+    assert last["loss"] < first["loss"]
+    assert last["temporal_consistency"] < first["temporal_consistency"]
