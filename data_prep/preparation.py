@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from pathlib import Path
 
 from absl import logging
@@ -124,6 +124,11 @@ def _write(
         for done in track(as_completed(pending), "writing shards", len(pending)):
             report = done.result()
             reports[report.shard.file] = report
+    except BrokenExecutor:
+        raise errors.InputError(
+            f"{folder}: expected every process to finish its shards, found one killed (out of "
+            f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
+        ) from None
     except BaseException:
         for future in pending:
             future.cancel()

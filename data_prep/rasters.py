@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -674,13 +675,25 @@ def create(
             code,
             options=list(_CREATION["GTiff"] if staged else options),
         )
-        _describe(handle, grid, nodata, band_names, scale, offset, tags)
         writer = Writer(handle)
-        yield writer
-        handle.FlushCache()
-        if staged:
-            gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=list(options))
-            made.unlink()
+        try:
+            _describe(handle, grid, nodata, band_names, scale, offset, tags)
+            yield writer
+            handle.FlushCache()
+            if staged:
+                gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=list(options))
+                made.unlink()
+        except BaseException as error:
+            # Closing what could not be written fails once more, and that is no news. The frames
+            # of the error hold the file as well.
+            traceback.clear_frames(error.__traceback__)
+            osr.DontUseExceptions()
+            gdal.DontUseExceptions()
+            del handle
+            writer.close()
+            gdal.UseExceptions()
+            osr.UseExceptions()
+            raise
         # Formats finish their files when they are closed, and that is when nobody holds them.
         del handle
         writer.close()
