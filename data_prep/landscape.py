@@ -118,6 +118,7 @@ class Strip:
             there = self.label == label
             traits = {k: v[there] for k, v in self.traits.items()}
             out[there] = self._cover(int(label), day, traits)
+        out /= np.maximum(out.sum(-1, keepdims=True), 1)  # where leaves hang over straw
         bare = np.clip(1 - out.sum(-1), 0, 1)
         clay = self.traits["clay"]
         out[..., crops.MATERIALS.index("clay")] += bare * clay
