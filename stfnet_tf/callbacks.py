@@ -310,9 +310,9 @@ class Scalars(Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Writes a point where one is due."""
         step = int(self._state.step.numpy()) + 1
-        if self._profiling and step >= self._profile[1]:
+        if self._profile and step >= self._profile[1]:
             self._stop_profile()
-        if step % self._every:
+        if step % self._every or self._mark is None:
             return
         scores = {k: float(v) for k, v in logs.items()}
         # The first steps are compilation; speed is measured after them.
@@ -459,7 +459,7 @@ class Board:
         inputs = {k: tf.TensorSpec(v.shape, v.dtype) for k, v in self._model.input.items()}
         graph = tf.function(lambda batch: self._model(batch)).get_concrete_function(inputs).graph
         plain = {
-            k: v if isinstance(v, bool | int | float | str) else str(v)
+            k: v if isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
             for k, v in hyperparameters.items()
         }
         with self._root.as_default(step=0):
@@ -485,9 +485,9 @@ class Board:
         with self._writer.as_default(step=step):
             for name, batch in self._examples:
                 tf.summary.image(
-                    name,
+                    f"tiles/{name}",
                     panel(batch, self._fuse(dict(batch)), self._info),
-                    description="F1, F3, C2, predicted F2, true F2, absolute error",
+                    description="Above: F1, F3, C2. Below: predicted F2, true F2, absolute error.",
                 )
         self._writer.flush()
 
@@ -500,7 +500,7 @@ GAP = 4
 
 
 def panel(batch: Mapping[str, tf.Tensor], f2: tf.Tensor, info: records.DatasetInfo) -> np.ndarray:
-    """F1, F3, C2, F̂2, F2 and |F̂2 − F2| side by side, as one image.
+    """F1, F3, C2 above F̂2, F2, |F̂2 − F2|, as one image.
 
     The stretch follows from the data set's statistics, so it is the same for every image, step
     and run; the error's scale ends at one standard deviation.
@@ -511,7 +511,7 @@ def panel(batch: Mapping[str, tf.Tensor], f2: tf.Tensor, info: records.DatasetIn
         info: Band names and statistics.
 
     Returns:
-        uint8, [1, height, 6 × width + gaps, 1 or 3].
+        uint8, [1, 2 × height + gap, 3 × width + gaps, 1 or 3].
     """
     names = [band.lower() for band in info.bands]
     choice = next((c for c in FALSE_COLOURS if set(c) <= set(names)), (names[0],))
@@ -531,6 +531,12 @@ def panel(batch: Mapping[str, tf.Tensor], f2: tf.Tensor, info: records.DatasetIn
         bright(batch["f2"], known),
         np.where(known[0] > 0, error, 0.0),
     ]
-    gap = np.ones((strips[0].shape[0], GAP, len(bands)))
-    joined = np.concatenate([part for s in strips for part in (s, gap)][:-1], axis=1)
-    return (np.clip(joined, 0, 1) * 255).astype(np.uint8)[None]
+    rows = [_joined(strips[:3], axis=1), _joined(strips[3:], axis=1)]
+    return (np.clip(_joined(rows, axis=0), 0, 1) * 255).astype(np.uint8)[None]
+
+
+def _joined(images: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """Images [height, width, ·] side by side or below each other, with a white gap between."""
+    shape = list(images[0].shape)
+    shape[axis] = GAP
+    return np.concatenate([p for i in images for p in (np.ones(shape), i)][1:], axis=axis)

@@ -11,8 +11,9 @@ without a break at the end of an epoch, hence every training batch is full.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -275,20 +276,28 @@ def reflectance(
         `f1` … `c3`, float32 reflectance [batch, height, width, bands], 0 where invalid, and
         `valid_f1` … `valid_c3`, float32 [batch, height, width, 1].
     """
+    return _converter(info.fine, info.coarse)(patches)
+
+
+@functools.cache
+def _converter(
+    fine: records.Encoding, coarse: records.Encoding
+) -> Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """`reflectance` for given encodings; made once, so that it is compiled once a shape."""
 
     # Fused by XLA into one pass over the pixels; op by op it costs four times as much.
     @tf.function(jit_compile=True)
     def convert(patches):
         batch = {}
         for k, name in enumerate(records.IMAGES):
-            encoding = info.encoding(name)
+            encoding = fine if records.side_of(name) == "fine" else coarse
             valid = patches["valid"][:, k]
             dn = tf.cast(patches[records.side_of(name)][:, k % 3], tf.float32)
             batch[name] = tf.where(valid, dn * encoding.scale + encoding.offset, 0.0)
             batch[f"valid_{name}"] = tf.cast(valid, tf.float32)
         return batch
 
-    return convert(patches)
+    return convert
 
 
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -378,7 +387,7 @@ def _random_crops(
     """`count` crops at random places, each turned at random; cut only when they are asked for."""
     height, width = tf.unstack(tf.shape(tile["valid"])[1:3])
 
-    def draw(purpose: int, below):
+    def draw(purpose: int, below: tf.Tensor | int) -> tf.Tensor:
         folded = tf.random.experimental.stateless_fold_in(key, purpose)
         return tf.random.stateless_uniform([count], folded, 0, below, tf.int32)
 

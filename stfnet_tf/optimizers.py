@@ -142,6 +142,9 @@ def build(
         if clip_norm and depth == len(names) - 2:
             options["global_clipnorm"] = clip_norm
         optimizer = _construct(_class(each, legacy=True), options)
+    if ema:
+        # Keras would put the averages in at the end of each `fit`, and a run may be several.
+        optimizer.finalize_variable_values = lambda variables: None
     return optimizer
 
 
@@ -190,7 +193,7 @@ def averaged(optimizer: Any, variables: Sequence[tf.Variable]) -> Iterator[None]
         if hasattr(optimizer, "assign_average_vars"):
             optimizer.assign_average_vars(variables)
         else:
-            optimizer.finalize_variable_values(variables)
+            type(optimizer).finalize_variable_values(optimizer, variables)
         yield
     finally:
         for variable, value in zip(variables, raw, strict=True):

@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,13 @@ def _define(owner: type, field: dataclasses.Field, default: Any) -> None:
         listed = None if default is None else ",".join(map(str, default))
         flags.DEFINE_list(field.name, listed, text)
         return
-    define = {
+    define: Mapping[type, Callable[..., Any]] = {
         bool: flags.DEFINE_boolean,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
-    }[kind]
-    define(field.name, default, text)
+    }
+    define[kind](field.name, default, text)
 
 
 def _given(owner: type) -> dict[str, Any]:

@@ -362,8 +362,9 @@ class Trainer:
             self.model_dir / "tensorboard", self.model, self.shards.info, list(shown)
         )
         if new:
+            stated = dataclasses.asdict(self.model_config) | dataclasses.asdict(self.config)
             board.start(
-                {**dataclasses.asdict(self.model_config), **dataclasses.asdict(self.config)},
+                {k: v for k, v in stated.items() if k not in train_config.MAY_CHANGE},
                 [metric.name for metric in self.model.metrics],
             )
         return board

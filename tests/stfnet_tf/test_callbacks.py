@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_prep import records
+from stfnet_tf import callbacks
+
+
+def info(bands, mean, std):
+    count = len(bands)
+    flat = {"mean": [mean] * count, "std": [std] * count}
+    return records.DatasetInfo(
+        name="toy",
+        bands=bands,
+        fine=records.Encoding(),
+        coarse=records.Encoding(),
+        ratio=8.0,
+        psf_fwhm=1.0,
+        tile_size=8,
+        supervision="triplet",
+        statistics={"fine": flat, "coarse": flat},
+    )
+
+
+def test_history_is_cut_back_to_the_checkpoint_and_goes_on(tmp_path):
+    path = tmp_path / "history.csv"
+    before = callbacks.History(path, 0)
+    for step in (3, 6, 9):
+        before.add({"epoch": step / 3, "step": step, "loss": 1 / step})
+    after = callbacks.History(path, 6)
+    assert [row["step"] for row in after.rows] == [3, 6]
+    after.add({"epoch": 3, "step": 9, "loss": 0.5, "validation_loss": 0.25})
+    lines = path.read_text().splitlines()
+    assert lines[0] == "epoch,step,loss,validation_loss"
+    assert lines[1:] == ["1,3,0.333333333,", "2,6,0.166666667,", "3,9,0.5,0.25"]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_history_without_a_file_keeps_its_rows():
+    history = callbacks.History(None, 0)
+    history.add({"step": 1})
+    assert history.rows == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("bands", "channels"),
+    [(("blue", "green", "red", "nir"), 3), (("ndvi",), 1), (("red", "nir"), 1)],
+)
+def test_a_panel_shows_six_images_with_one_stretch(bands, channels):
+    """Mean is middle grey, 2.5 standard deviations below and above are black and white."""
+    shape = (1, 8, 8, len(bands))
+    values = {"f1": 0.3, "f3": 0.3 + 2.5 * 0.1, "c2": 0.3 - 2.5 * 0.1, "f2": 0.3}
+    batch = {k: tf.fill(shape, v) for k, v in values.items()}
+    batch |= {f"valid_{k}": tf.ones((1, 8, 8, 1)) for k in values}
+    batch["valid_f3"] = tf.concat([tf.ones((1, 4, 8, 1)), tf.zeros((1, 4, 8, 1))], axis=1)
+    picture = callbacks.panel(batch, tf.fill(shape, 0.35), info(bands, 0.3, 0.1))
+    assert picture.dtype == np.uint8
+    assert picture.shape == (1, 16 + callbacks.GAP, 24 + 2 * callbacks.GAP, channels)
+    pitch = 8 + callbacks.GAP
+    strips = [
+        picture[0, row * pitch :, col * pitch :][:8, :8] for row in range(2) for col in range(3)
+    ]
+    middle = [int(strip[0, 0, 0]) for strip in strips]
+    # F1, F3, C2, F̂2, F2, |F̂2 − F2| = half a standard deviation.
+    assert middle == pytest.approx([127, 255, 0, 152, 127, 127], abs=1)
+    assert strips[1][7, 0, 0] == 127  # Invalid pixels are grey.
+
+
+def test_sigterm_is_listened_to_only_while_training():
+    import signal
+
+    saving = callbacks.Saving(None, 10, 0, 0, list)
+    before = signal.getsignal(signal.SIGTERM)
+    with saving:
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05")]
+)
+def test_time_left_is_written_as_hours_minutes_seconds(seconds, text):
+    assert callbacks._duration(seconds) == text

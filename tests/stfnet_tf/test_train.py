@@ -1,0 +1,348 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_prep import errors, records
+from stfnet_tf import presets, train_config
+from tests.stfnet_tf import shards as toy
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"filters": (4, 4), "kernel_sizes": (3, 3, 3)}
+OPTIONS = {"batch_size": 4, "patch_size": 16, "crops_per_tile": 2, "panels": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shards")
+    toy.write(path, {"train": (6, 1), "val": (2, 1)})
+    return path
+
+
+def run(folder, model_dir, supervision="triplet", **options):
+    from stfnet_tf import trainer
+
+    info = records.DatasetInfo.load(folder)
+    model = train_config.model_config(info, "paper", supervision=supervision, **SMALL)
+    config = train_config.TrainConfig(**{**OPTIONS, "epochs": 2, **options})
+    return trainer.run(config, model, folder, model_dir)
+
+
+def best_weights(model_dir):
+    found = {}
+
+    def take(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    with h5py.File(model_dir / "best.weights.h5") as file:
+        file.visititems(take)
+    return found
+
+
+def assert_same_weights(one, other):
+    a, b = best_weights(one), best_weights(other)
+    assert a.keys() == b.keys() and len(a) > 6
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return path, run(folder, path, epochs=3, ema=0.9, early_stopping=9)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    path, result = finished
+    assert {p.name for p in path.iterdir()} == {
+        *("model.json", "dataset_info.json", "config.json", "best.weights.h5", "last"),
+        *("history.csv", "tensorboard"),
+    }
+    # 6 tiles × 2 crops / 4 = 3 steps an epoch.
+    assert result.steps == 9 and [row["step"] for row in result.history] == [3, 6, 9]
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert {"rmse_red", "validation_rmse_nir"} <= set(result.history[0])
+    config = json.loads((path / "config.json").read_text())
+    assert config["training"]["ema"] == 0.9 and config["model"]["bands"] == ["red", "nir"]
+    assert "tensorflow" in config["versions"]
+
+
+def test_tensorboard_has_the_documented_tags(finished):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    def tags(name):
+        log = event_accumulator.EventAccumulator(str(finished[0] / "tensorboard" / name))
+        return log.Reload().Tags()
+
+    scores = {"reconstruction", "temporal_consistency", "loss", "rmse_red", "rmse_nir"}
+    assert scores <= set(tags("validation")["tensors"])
+    assert any("2001-01-01 to 2001-03-01" in tag for tag in tags("validation")["tensors"])
+    assert tags("")["graph"]
+    assert "_hparams_/session_start_info" in tags("")["tensors"]
+
+
+def test_scalars_of_training(folder, tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    run(folder, tmp_path, steps=4, summary_steps=2, profile="1,3")
+    log = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
+    wanted = {"loss", "learning_rate", "gradient_norm", "patches_per_second", "rmse_nir"}
+    assert wanted <= set(log.Tags()["tensors"])
+    assert [event.step for event in log.Tensors("loss")] == [2, 4]
+    assert list((tmp_path / "tensorboard" / "train").rglob("*.xplane.pb"))
+
+
+def test_the_saved_model_is_the_one_that_was_returned(finished):
+    from stfnet_tf import checkpoints
+
+    path, result = finished
+    loaded = checkpoints.load_model(path)
+    for one, other in zip(loaded.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(errors.InputError, match=r"best\.weights\.h5: expected the weights"):
+        checkpoints.load_model(_only_model_json(path))
+
+
+def _only_model_json(path):
+    folder = path.parent / "empty"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.json").write_text((path / "model.json").read_text())
+    return folder
+
+
+@pytest.mark.parametrize("after", [2, 3, 4, 7])
+def test_a_run_that_dies_at_any_step_ends_bit_equal(folder, finished, tmp_path, monkeypatch, after):
+    """Also in the middle of an epoch, and between its last step and its validation (3)."""
+    from stfnet_tf import callbacks
+
+    original = callbacks.Saving.on_train_batch_end
+    calls = []
+
+    def dying(self, batch, logs=None):
+        original(self, batch, logs)
+        calls.append(batch)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    options = {"epochs": 3, "ema": 0.9, "early_stopping": 9, "checkpoint_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Saving, "on_train_batch_end", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path, **options)
+    result = run(folder, tmp_path, **options)
+    path, whole = finished
+    assert result.steps == whole.steps
+    assert_same_weights(path, tmp_path)
+    assert (path / "history.csv").read_text() == (tmp_path / "history.csv").read_text()
+
+
+def test_a_finished_run_is_left_as_it_is(folder, finished, tmp_path):
+    path, _ = finished
+    before = best_weights(path)
+    again = run(folder, path, epochs=3, ema=0.9, early_stopping=9)
+    assert again.steps == 9
+    for name, value in best_weights(path).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.01}, r"holds a run with --learning_rate=0.001, found .*=0.01"),
+        ({"epochs": 4}, r"holds a run with --epochs=3, found --epochs=4"),
+        ({"supervision": "pair"}, r"holds a run with --supervision=triplet, found .*=pair"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(folder, finished, options, message):
+    with pytest.raises(errors.InputError, match=message):
+        run(folder, finished[0], **{"epochs": 3, "ema": 0.9, "early_stopping": 9, **options})
+
+
+def test_a_constant_rate_lets_a_run_be_made_longer(folder, tmp_path):
+    run(folder, tmp_path / "a", steps=2, schedule="constant")
+    assert run(folder, tmp_path / "a", steps=5, schedule="constant").steps == 5
+    run(folder, tmp_path / "b", steps=5, schedule="constant")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best(folder, tmp_path):
+    result = run(folder, tmp_path, epochs=9, learning_rate=1e-12, early_stopping=2, monitor="rmse")
+    assert result.steps < 27
+    rows = result.history
+    assert result.best == pytest.approx(min(row["validation_rmse"] for row in rows), rel=1e-6)
+    assert (
+        run(folder, tmp_path, epochs=9, learning_rate=1e-12, early_stopping=2, monitor="rmse").steps
+        == result.steps
+    )
+
+
+def test_pair_without_validation(tmp_path):
+    toy.write(tmp_path / "shards", {"train": (3, 1)})
+    result = run(tmp_path / "shards", tmp_path / "run", "pair", steps=4)
+    assert result.steps == 4 and math.isfinite(result.best)
+
+
+@pytest.mark.parametrize("options", [{"mixed_bfloat16": True}, {"jit_compile": True}])
+def test_precision_and_xla_train(folder, tmp_path, options):
+    import tf_keras as keras
+
+    result = run(folder, tmp_path, steps=3, **options)
+    assert math.isfinite(result.history[-1]["loss"])
+    assert keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_addons_train_and_go_on_bit_equal(folder, tmp_path):
+    pytest.importorskip("tensorflow_addons")
+    for k, name in enumerate(("LAMB", "Lookahead(RectifiedAdam)", "MovingAverage(SGD)")):
+        options = {"optimizer": name, "schedule": "constant", "clip_norm": 1.0}
+        whole, parts = tmp_path / f"whole{k}", tmp_path / f"parts{k}"
+        run(folder, whole, steps=7, **options)
+        run(folder, parts, steps=4, **options)
+        # The end of the first part closes an epoch that the whole run does not close there.
+        run(folder, parts, steps=7, **options)
+        result = best_weights(parts)
+        for key, value in best_weights(whole).items():
+            np.testing.assert_array_equal(result[key], value)
+
+
+def test_a_damaged_record_is_named(folder, tmp_path):
+    info = toy.write(tmp_path / "shards", {"train": (6, 1)})
+    path = tmp_path / "shards" / info.splits["train"].shards[0].file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match=rf"{path.name}, record \d: damaged"):
+        run(tmp_path / "shards", tmp_path / "run", steps=9, panels=0)
+
+
+def test_sigterm_saves_and_says_so(folder, tmp_path):
+    command = [sys.executable, "-m", "stfnet_tf.train", f"--records_dir={folder}"]
+    command += [f"--model_dir={tmp_path}", "--batch_size=4", "--patch_size=16", "--steps=100000"]
+    command += ["--filters=4,4", "--kernel_sizes=3,3,3", "--checkpoint_steps=5", "--panels=0"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=subprocess.PIPE, text=True)
+        until = time.monotonic() + 240
+        while not (tmp_path / "last" / "checkpoint").exists() and time.monotonic() < until:
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.1)
+        before = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert time.monotonic() - before < 10
+    assert "Stopped by SIGTERM after step" in out
+
+
+def program(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "stfnet_tf.train", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_loads_no_tensorflow():
+    code = (
+        "import sys; sys.argv = ['train', '--help']\n"
+        "import atexit; atexit.register(lambda: print('tensorflow' in sys.modules))\n"
+        "from stfnet_tf import train; train.cli()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.rstrip().endswith("False")
+    assert "--temporal_consistency: λ, the weight of" in program("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model_dir: expected a folder for the run"),
+        (["--model_dir=M"], "dataset_info.json, found no such file; name a folder of shards"),
+        (["--model_dir=M", "--epochs=-1"], "--epochs: expected a number of at least 0, found -1"),
+        (["--model_dir=M", "--schedule=step"], "--schedule: expected one of constant, cosine"),
+        (["--model_dir=M", "--profile=9"], "--profile: expected first and last step as in 10,15"),
+        (["--model_dir=M", "--optimizer_args=x"], "--optimizer_args: expected name=value"),
+        (
+            ["--records_dir=R", "--bands=red"],
+            "the model has red, the shards of 'toy' have red, nir",
+        ),
+        (["--records_dir=R", "--preset=best"], "preset: expected one of paper, plus"),
+        (["--records_dir=R", "--filters=a,b"], "--filters: expected numbers with commas"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(folder, tmp_path, arguments, message):
+    places = {
+        "--model_dir=M": f"--model_dir={tmp_path}/m",
+        "--records_dir=R": f"--records_dir={folder}",
+    }
+    given = [places.get(a, a) for a in arguments]
+    if "--records_dir=R" in arguments:
+        given.append(f"--model_dir={tmp_path}/m")
+    done = program(*given)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": 64}, "--patch_size: expected at most the shards' tile size of 32 pixels"),
+        ({"optimizer": "Adamm"}, "--optimizer: expected one of .* found 'Adamm'"),
+        ({"monitor": "psnr"}, "--monitor: expected one of loss, .*; found 'psnr'"),
+    ],
+)
+def test_what_does_not_fit_the_shards_is_refused_before_training(
+    folder, tmp_path, options, message
+):
+    with pytest.raises(errors.InputError, match=message):
+        run(folder, tmp_path / "m", **options)
+    assert not (tmp_path / "m").exists()
+
+
+def test_triplet_needs_f2(folder):
+    info = records.DatasetInfo.load(folder)
+    pair = records.DatasetInfo(**{**info.__dict__, "supervision": "pair"})
+    assert train_config.model_config(pair).supervision == "pair"
+    with pytest.raises(errors.InputError, match="--supervision=triplet: needs F2"):
+        train_config.model_config(pair, supervision="triplet")
+
+
+def test_a_plan_covers_every_step_once():
+    from stfnet_tf import trainer
+
+    plan = trainer.Plan(crops=1, epoch_steps=5, total_steps=18)
+    assert list(plan.stretches(0)) == [(0, 3, 5), (3, 1, 3)]
+    assert list(plan.stretches(7)) == [(1, 1, 3), (2, 1, 5), (3, 1, 3)]
+    assert list(plan.stretches(16)) == [(3, 1, 2)]
+    assert list(plan.stretches(18)) == []
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.flags")))
+def test_flag_files_name_flags_that_exist_and_explain_them(name):
+    lines = (ROOT / "configs" / name).read_text().splitlines()
+    known = {
+        f.name
+        for owner in (train_config.TrainConfig, presets.ModelConfig)
+        for f in owner.__dataclass_fields__.values()
+    }
+    known |= {"dataset", "data_dir", "records_dir", "preset"}
+    given = [line for line in lines if line.startswith("--")]
+    assert given and lines[0].startswith("#")
+    for line in given:
+        flag = line[2:].partition("=")[0]
+        assert flag in known or flag.removeprefix("no") in known
