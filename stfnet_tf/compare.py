@@ -127,7 +127,12 @@ def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, i
     method.predict(inputs.corner(WARM_UP_SIZE))
     start = time.perf_counter()
     prediction = method.predict(inputs)
-    return prediction, time.perf_counter() - start, _peak_memory()
+    seconds, peak = time.perf_counter() - start, _peak_memory()
+    detailed = base.method(spec, with_changes=True)
+    if detailed != method:
+        # What only the scores ask for, F̂12 and F̂23, is no part of the cost.
+        prediction = detailed.predict(inputs)
+    return prediction, seconds, peak
 
 
 def _peak_memory() -> int:

@@ -56,6 +56,7 @@ def test_compare_scores_all_methods_on_the_same_pixels(made):
     fine = [images.read("fine", d) for d in dates]
     coarse = [images.read("coarse", d) for d in dates]
     assert rows["copy"]["pixels"] <= (fine[1].valid & coarse[1].valid).sum()
+    assert rows["mine"]["consistency"]["mean"] > 0 and "consistency" not in rows["copy"]
     assert all(row["seconds"] > 0 and row["peak_mib"] > 20 for row in rows.values())
     # Away from all clouds the two simple methods are what anybody would compute.
     clear = np.logical_and.reduce([i.valid for i in (*fine, *coarse)])
