@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from data_prep import errors
 
@@ -42,4 +42,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             print(f"Error: {error}", file=sys.stderr)
             return errors.EXIT_BAD_INPUT
 
+    # --help lists the flags of the module that it takes for the program: a console script is not.
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded)

@@ -252,7 +252,7 @@ def examples(shards: Shards, count: int = 0) -> Iterator[tuple[str, Mapping[str,
     Returns:
         Pairs of a name (dates and place) and a batch of one tile.
     """
-    for index in _chosen(shards, count):
+    for index in _chosen(shards, count) if count else ():
         file, record = (tf.constant(place[index]) for place in shards.places())
         for serialized in _read(shards, file, record):
             parsed = records.parse(serialized, shards.info)

@@ -136,7 +136,8 @@ def run(
         strategy = strategies.create(config.distribution)
         trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
         trainer.claim(command)
-        return trainer.train(terminal)
+        with trainer.naming_damage():
+            return trainer.train(terminal)
 
 
 class Trainer:
@@ -247,7 +248,7 @@ class Trainer:
         )
         end.set_model(self.model)
         listeners = [*self._observers(terminal), end, saving] if self.chief else [end, saving]
-        with saving, self._naming_damage():
+        with saving:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
@@ -370,7 +371,7 @@ class Trainer:
         return board
 
     @contextlib.contextmanager
-    def _naming_damage(self) -> Iterator[None]:
+    def naming_damage(self) -> Iterator[None]:
         """Where reading fails, finds and names the shard and the record."""
         try:
             yield
