@@ -34,6 +34,7 @@ _STEPS = 12
 _NEAREST = 1
 # Enough for a fraction of a pixel, and a bound on memory for scenes of any size.
 _MOST_PIXELS = 1500**2
+_LEAST_PIXELS = 64
 # Below that confidence a date takes the shift of the others.
 _LEAST_CONFIDENCE = 0.3
 # Shifts of one series agree when none is further than this from their median, in coarse pixels.
@@ -317,13 +318,18 @@ def _shift(
     best = _refined(fines, coarse, start, np.ones_like(coarse.weight), limit)
     quarters = _quarters(coarse.weight.shape)
     parts = [_refined(fines, coarse, best, quarter, limit) for quarter in quarters]
-    spread = 1.4826 * np.median(np.abs(np.array(parts) - best), axis=0)
-    uncertainty = float(np.hypot(*spread)) * step / math.sqrt(len(parts))
+    parts = [part for part in parts if np.isfinite(part).all()]
+    uncertainty = 0.25 * ratio
+    if len(parts) > 1:
+        spread = 1.4826 * np.median(np.abs(np.array(parts) - best), axis=0)
+        uncertainty = float(np.hypot(*spread)) * step / math.sqrt(len(parts))
+    seen = bool(np.isfinite(best).all())
+    best = best if seen else np.zeros(2)
     moved = coarse.moved((best[0], best[1]))
     after, k = max((_correlations(fine, moved), k) for k, fine in enumerate(fines))
     before = _correlations(fines[k], coarse)
     confidence = max(float(np.mean(after)), 0.0) * math.exp(-uncertainty / (0.25 * ratio))
-    if np.hypot(*best) > limit or not np.mean(after) >= np.mean(before):
+    if not seen or np.hypot(*best) > limit or not np.mean(after) >= np.mean(before):
         confidence = 0.0
     return Shift(
         date,
@@ -348,7 +354,7 @@ def _rough(fine: Reduced, coarse: Reduced, limit: float) -> tuple[float, float]:
     halves = [k.halved() for k in (fine, coarse)]
     images = [_normalised(k) for k in halves]
     masks = [k.weight > 0.5 for k in halves]
-    if min(mask.sum() for mask in masks) < 64:
+    if min(mask.sum() for mask in masks) < _LEAST_PIXELS:
         return 0.0, 0.0
     found = phase.phase_cross_correlation(
         *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=0.5
@@ -375,7 +381,10 @@ def _refined(
     part: np.ndarray,
     limit: float,
 ) -> np.ndarray:
-    """Gauss-Newton from a rough shift, rows and columns of the reduced pixels, [2]."""
+    """Gauss-Newton from a rough shift; rows and columns of the reduced pixels, [2].
+
+    Not a number where too few pixels are seen in all images.
+    """
     shift = np.array(start, float)
     basis = np.concatenate([fine.values for fine in fines], -1)
     gradients = np.gradient(basis, axis=(0, 1))
@@ -384,8 +393,8 @@ def _refined(
     for _ in range(_STEPS):
         moved = coarse.moved((shift[0], shift[1]))
         good = seen * moved.weight > 0.5
-        if good.sum() < 64:
-            break
+        if good.sum() < _LEAST_PIXELS:
+            return np.full(2, np.nan)
         columns = np.concatenate([k[good] for k in (basis, *gradients, moved.values)], -1)
         columns = columns.astype(np.float64) - columns.mean(0, dtype=np.float64)
         products = columns.T @ columns
