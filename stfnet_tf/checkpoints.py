@@ -91,7 +91,7 @@ class Checkpoints:
 
     def save(self) -> None:
         """Saves the whole state; the two newest checkpoints are kept."""
-        with strategies.own_folder(self._strategy, self._folder / LAST) as folder, _quiet():
+        with strategies.own_folder(self._strategy, self._folder / LAST) as folder, quiet():
             manager = tf.train.CheckpointManager(
                 self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
             )
@@ -113,7 +113,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """TensorFlow logs a line for each save; only warnings are worth reading."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.WARNING))

@@ -72,6 +72,8 @@ def save(
     """
     import tensorflow as tf
 
+    from stfnet_tf import checkpoints
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not a number, so a server that polls the folder ignores it.
@@ -88,7 +90,8 @@ def save(
         module = tf.Module()
         module.parameters = list(fusion.model.variables)
         module.card = tf.saved_model.Asset(str(extra / CARD_FILE))
-        tf.saved_model.save(module, str(scratch), signatures=fusion.signatures)
+        with checkpoints.quiet():
+            tf.saved_model.save(module, str(scratch), signatures=fusion.signatures)
         warmup.write(fusion, extra / warmup.FILE)
         scratch.chmod(0o755)
         return _publish(scratch, folder, version)

@@ -84,7 +84,7 @@ class StfNet(keras.Model):
         inputs = {k: keras.Input((None, None, bands), name=k) for k in IMAGES}
         inputs |= {f"valid_{k}": keras.Input((None, None, 1), name=f"valid_{k}") for k in IMAGES}
         sides = _Sides(config)
-        predicted = {}
+        predicted: dict[str, tf.Tensor] = {}
         for side in ("12", "23"):
             predicted |= sides.predict(side, side, inputs)
         super().__init__(inputs=inputs, outputs=predicted, name="stfnet")
@@ -318,7 +318,7 @@ class _Sides:
             where the prediction stands.
         """
         given = self.inputs(side, dates, images)
-        gained = ("coarse_change", "fine", "other")
+        gained = ("coarse_change", "fine", "other", "outer_change")
         predicted = self.streams[side](
             [self.amplify(v) if k in gained else v for k, v in given.items() if k in self.wanted],
             training=training,
@@ -334,7 +334,7 @@ class _Sides:
 
     def inputs(self, side: str, dates: str, images: Batch) -> dict[str, tf.Tensor]:
         """What one stream may be given, in the order of its inputs; see `streams.build`."""
-        i, j = dates
+        i, j = dates[0], dates[1]
         own, other = ("1", "3") if side == "12" else ("3", "1")
         coarse, valid = self.coarse_change(
             [images[f"c{i}"], images[f"c{j}"], images[f"valid_c{i}"], images[f"valid_c{j}"]]
@@ -344,6 +344,9 @@ class _Sides:
             fine = [f"f{own}", f"f{other}", f"valid_f{other}"]
             pair = [f"c{own}", f"c{other}", f"valid_c{own}", f"valid_c{other}"]
             given["other"] = self.stand_in([images[k] for k in (*fine, *pair)])
+            given["outer_change"], _ = self.coarse_change(
+                [images[k] for k in ("c1", "c3", "valid_c1", "valid_c3")]
+            )
         return given | {"valid_coarse": valid, "valid_fine": images[f"valid_f{own}"]}
 
 

@@ -36,9 +36,9 @@ class ModelConfig:
         shared_streams: Both streams share one set of weights.
         residual: A stream predicts F̂ − C, the fine change beyond the coarse one, so that an
             untrained network already yields fine + coarse change.
-        both_fine: Each stream sees both fine images, its neighbouring one first, instead of that
-            one alone; where the other is invalid, the neighbouring one plus the coarse change
-            stands in.
+        both_fine: Each stream sees both fine images and, with `coarse_input`, the coarse change
+            between them, instead of its neighbouring fine image alone; where the other one is
+            invalid, the neighbouring one plus the coarse change stands in.
         coarse_input: The stream's network sees the coarse change; without, it must tell the fine
             change from the fine images, and the coarse change comes in by `back_projection`.
         back_projection: σ of the Gaussian, in coarse pixels, through which the coarse change that
@@ -218,18 +218,24 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
     "plus": {
         "both_fine": True,
-        "back_projection": 0.85,
         "combination": "discrepancy",
     },
 }
 # What a preset sets apart for one way of supervision.
 SUPERVISED: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    # Few dates must teach what holds on others: pixels and what surrounds them, no more context.
+    ("plus", "triplet"): {
+        "filters": (32, 32),
+        "kernel_sizes": (3, 1, 1),
+        "residual": True,
+    },
     # One scene and date: all that can be known of the change is in its few coarse pixels, so the
     # streams are linear and are told how the change looks at the coarse resolution.
     ("plus", "pair"): {
         "filters": (),
         "kernel_sizes": (1,),
         "coarse_input": False,
+        "back_projection": 0.85,
         "start": "ridge",
         "level_sigma": 2.0,
         "reconstruction": 0.0,

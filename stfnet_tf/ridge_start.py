@@ -181,5 +181,5 @@ class _Persistence:
             return 1.0
         variance = np.maximum(squares / count - (total / count) ** 2, 1e-12)
         rho = 2 * np.sum(self._both / variance) / max(np.sum(self._each / variance), 1e-30)
-        rho = float(np.clip(rho, 0.0, 1.0))
-        return 2 * rho / (1 + rho)
+        correlation = float(np.clip(rho, 0.0, 1.0))
+        return 2 * correlation / (1 + correlation)

@@ -29,15 +29,19 @@ def build(name: str, config: presets.ModelConfig) -> keras.Model:
 
             coarse_change, fine          [batch, height, width, bands]
             other                        with `both_fine`: the other fine image
+            outer_change                 with it and `coarse_input`: the coarse change from t1 to
+                                         t3, so that the network can tell how far t2 is on the way
             valid_coarse, valid_fine     with `back_projection`: [batch, height, width, 1]
     """
     bands = len(config.bands)
     inputs = {k: keras.Input((None, None, bands), name=k) for k in ("coarse_change", "fine")}
     if config.both_fine:
         inputs["other"] = keras.Input((None, None, bands), name="other")
+        if config.coarse_input:
+            inputs["outer_change"] = keras.Input((None, None, bands), name="outer_change")
     if config.back_projection:
         inputs |= {k: keras.Input((None, None, 1), name=k) for k in ("valid_coarse", "valid_fine")}
-    seen = [k for k in ("coarse_change", "fine", "other") if k in inputs]
+    seen = [k for k in ("coarse_change", "fine", "other", "outer_change") if k in inputs]
     if not config.coarse_input:
         seen.remove("coarse_change")
     parts = [(slice(None), name)]
