@@ -169,6 +169,7 @@ def cli() -> None:
     train.define_folders()
     train.define_flags()
     define_flags()
+    flags.adopt_module_key_flags(train)  # --help shows training's flags, which count with --fit
     entry.run(main)
 
 

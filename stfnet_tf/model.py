@@ -295,7 +295,7 @@ class _Sides:
         forward = streams.build("forward", config)
         backward = forward if config.shared_streams else streams.build("backward", config)
         self.streams = {"12": forward, "23": backward}
-        self.wanted = forward.input_names
+        self.wanted = streams.inputs_of(config)
         self.amplify = Gain(config.gain, name="gain")
         self.attenuate = Gain(1 / config.gain, name="attenuation")
         self.stand_in = StandIn(config.coarse_filter_sigma or config.ratio, name="stand_in")

@@ -34,14 +34,11 @@ def build(name: str, config: presets.ModelConfig) -> keras.Model:
             valid_coarse, valid_fine     with `back_projection`: [batch, height, width, 1]
     """
     bands = len(config.bands)
-    inputs = {k: keras.Input((None, None, bands), name=k) for k in ("coarse_change", "fine")}
-    if config.both_fine:
-        inputs["other"] = keras.Input((None, None, bands), name="other")
-        if config.coarse_input:
-            inputs["outer_change"] = keras.Input((None, None, bands), name="outer_change")
-    if config.back_projection:
-        inputs |= {k: keras.Input((None, None, 1), name=k) for k in ("valid_coarse", "valid_fine")}
-    seen = [k for k in ("coarse_change", "fine", "other", "outer_change") if k in inputs]
+    names = inputs_of(config)
+    inputs = {
+        k: keras.Input((None, None, 1 if k.startswith("valid") else bands), name=k) for k in names
+    }
+    seen = [k for k in names if not k.startswith("valid")]
     if not config.coarse_input:
         seen.remove("coarse_change")
     parts = [(slice(None), name)]
@@ -63,6 +60,16 @@ def build(name: str, config: presets.ModelConfig) -> keras.Model:
         )
         change = project([change, coarse, inputs["valid_coarse"], inputs["valid_fine"]])
     return keras.Model(list(inputs.values()), change, name=f"{name}_stream")
+
+
+def inputs_of(config: presets.ModelConfig) -> tuple[str, ...]:
+    """Names of a stream's inputs, in order; see `build`."""
+    names = ["coarse_change", "fine"]
+    if config.both_fine:
+        names += ["other", "outer_change"] if config.coarse_input else ["other"]
+    if config.back_projection:
+        names += ["valid_coarse", "valid_fine"]
+    return tuple(names)
 
 
 def output_layer(stream: keras.Model, name: str, config: presets.ModelConfig) -> keras.layers.Layer:
