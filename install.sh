@@ -1,12 +1,12 @@
 #!/bin/sh
 # Sets up one virtual environment, system packages included; does nothing where it is up to date.
 #
-#   ./install.sh ENVIRONMENT EXTRAS        e.g. ./install.sh .venv dev,distributed
+#   ./install.sh ENVIRONMENT [EXTRAS]        e.g. ./install.sh .venv dev,distributed
 #
 # GDAL's Python binding is compiled against the system's GDAL library, so that comes first.
 set -eu
 environment=$1
-extras=$2
+extras=${2:-}
 python=${PYTHON:-python3}
 
 # The environment remembers what it was made from.
@@ -49,7 +49,7 @@ case ",$extras," in
 *) $pip numpy ;;
 esac
 $pip --no-build-isolation "gdal==$(gdal-config --version)"
-$pip --editable ".[$extras]"
+$pip --editable ".${extras:+[$extras]}"
 "$environment/bin/python" -c 'from osgeo import gdal_array' || {
     echo "GDAL's binding was built without NumPy; remove $environment and try again" >&2
     exit 1

@@ -72,8 +72,8 @@ def _whole_triplets(images: Catalog) -> dict[str, list[Triplet]]:
         raise errors.InputError(
             f"{dataset.path}: expected dates that form a triplet (t1, t2, t3) with coarse and "
             f"fine images, found fine images of "
-            f"{', '.join(d.isoformat() for d in images.fine_dates)}; one-sided sets are for "
-            f"stfnet_tf.fuse, which needs no shards."
+            f"{', '.join(d.isoformat() for d in images.fine_dates)}; a set without a "
+            f"later pair cannot teach, but a trained model can fuse it."
         )
     return whole
 

@@ -149,7 +149,8 @@ class EpochEnd(Callback):
         epoch_steps: Steps of an epoch.
         total_steps: Steps of the run.
         history: Receives one row an epoch.
-        report: Called with the step and the scores of validation; None on other workers.
+        report: Called with the step and the scores of validation, none where there is no such
+            split; None on other workers.
     """
 
     def __init__(
@@ -203,11 +204,11 @@ class EpochEnd(Callback):
 
     def _validated(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
         values: Mapping[str, float] = scores
-        if self._validate:
-            with optimizers.averaged(self.model.optimizer, self.model.trainable_variables):
+        with optimizers.averaged(self.model.optimizer, self.model.trainable_variables):
+            if self._validate:
                 values = self._validate()
-                if self._report:
-                    self._report(step, values)
+            if self._report:
+                self._report(step, values if self._validate else {})
         if self._monitor not in values:
             raise KeyError(f"monitor: expected one of {sorted(values)}, got {self._monitor}")
         value = values[self._monitor]
