@@ -7,6 +7,7 @@ changed on each side: w⁺ = (1/v12) / (1/v12 + 1/v23) = v23 / (v12 + v23).
 import typing
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from stfnet_tf import presets, psf
@@ -20,7 +21,8 @@ class Fused(typing.NamedTuple):
 
     Attributes:
         f2: Reflectance, [.., bands]; 0 where `sides` is 0.
-        quality: Expected absolute error, reflectance, [.., bands].
+        quality: Expected absolute error, reflectance, [.., bands]; NaN where it is not known,
+            which is where no two predictions are near to be compared.
         sides: uint8, [.., 1]: 3 both streams, 1 forward only, 2 backward only, 0 none.
     """
 
@@ -160,9 +162,10 @@ def combine(
     f2 += tf.where(valid_backward & (weight < 1), (1 - weight) * backward, 0.0)
 
     disagreement = tf.where(both, forward - backward, 0.0)
-    variance, _ = psf.normalised_blur(disagreement**2, tf.cast(both, f2.dtype), sigma)
+    variance, support = psf.normalised_blur(disagreement**2, tf.cast(both, f2.dtype), sigma)
     share = tf.where(both, weight * (1 - weight), 1.0)
     quality = tf.sqrt(2.0 / 3.14159265 * share * variance)
 
     sides = tf.cast(valid_forward, tf.uint8) + 2 * tf.cast(valid_backward, tf.uint8)
-    return Fused(f2, tf.where(sides > 0, quality, 0.0), sides)
+    compared = (sides > 0) & (support > psf.REACHED)
+    return Fused(f2, tf.where(compared, quality, np.nan), sides)

@@ -25,7 +25,8 @@ class Fusion(tf.Module):
     dtype, and returns
 
         f2       digital numbers in the fine images' encoding; `nodata` where nothing is known
-        quality  expected absolute error in reflectance, float32; NaN where nothing is known
+        quality  expected absolute error in reflectance, float32; NaN where it is not known: where
+                 f2 is not, and where only one side gave it, far from pixels that both gave
         sides    uint8 [batch, height, width, 1]: 3 both streams, 1 forward only, 2 backward
                  only, 0 none
 
@@ -87,7 +88,7 @@ class Fusion(tf.Module):
         known = fused.sides > 0
         return {
             "f2": encode(fused.f2, known, self.info.fine),
-            "quality": tf.where(known, fused.quality, np.nan),
+            "quality": fused.quality,
             "sides": fused.sides,
         }
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 # Beyond this many σ a Gaussian's weight (0.3 %) no longer matters against sensor noise.
 TRUNCATE = 3.0
+# Support below this is rounding: no valid pixel is within reach.
+REACHED = 1e-6
 
 
 def radius(sigma: float) -> int:
@@ -60,6 +62,6 @@ def normalised_blur(
     support = blur(valid, sigma)
     total = blur(image * valid, sigma)
     # Two wheres: the division is safe where its result is dropped, so gradients stay finite.
-    reached = support > 1e-6
+    reached = support > REACHED
     mean = tf.where(reached, total / tf.where(reached, support, 1.0), 0.0)
     return mean, support

@@ -252,7 +252,7 @@ def test_one_sided_sets_are_told_where_to_go(described, tmp_path):
         f"train = [{listed}]", f'train = ["{DAYS[3]}"]\ntest = ["{DAYS[4]}"]'
     )
     described.write_text(text)
-    with pytest.raises(errors.InputError, match=r"one-sided.*fuse"):
+    with pytest.raises(errors.InputError, match=r"later pair.*fuse"):
         prepared(described, tmp_path / "out")
 
 

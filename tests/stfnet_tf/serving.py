@@ -189,5 +189,4 @@ def serve(version: Path) -> Iterator[Server]:
     """TensorFlow Serving where its binary is on the path, else the stand-in."""
     start = tensorflow_serving if shutil.which(BINARY) else stand_in
     with start(version) as server:
-        print(f"served by: {server.kind}")
         yield server

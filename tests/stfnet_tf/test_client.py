@@ -53,8 +53,10 @@ def fuse(address, version, images, folder, patience=HASTY):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_a_served_raster_is_the_local_one(made, version, images, tmp_path, protocol):
+def test_a_served_raster_is_the_local_one(made, version, images, tmp_path, protocol, capsys):
     with serving.serve(version) as server:
+        with capsys.disabled():
+            print(f" [{protocol}, served by: {server.kind}]", end="", flush=True)
         served = fuse(getattr(server, protocol), version, images, tmp_path / "served")
     local = scene.fuse(scene.Predictor.of("made", made), images, TRIPLET, tmp_path / "local", 40)
     for name in ("path", "quality_path"):

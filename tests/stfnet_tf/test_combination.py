@@ -98,7 +98,8 @@ def test_one_side_stands_in_where_the_other_is_invalid():
     np.testing.assert_allclose(f2[1:, 0], 0.2, rtol=1e-6)
     assert f2[0, 0] == 0
     assert (sides[2, 2], sides[0, 2], sides[2, 0], sides[0, 0]) == (3, 2, 1, 0)
-    assert np.all(np.isfinite(fused.quality))
+    quality = fused.quality.numpy()[0, ..., 0]
+    assert np.isnan(quality[0, 0]) and np.all(np.isfinite(quality[1:, 1:]))
 
 
 def test_quality_is_the_expected_error_of_two_independent_predictions():

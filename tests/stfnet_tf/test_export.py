@@ -44,6 +44,22 @@ def test_another_process_with_tensorflow_alone_gets_the_same_digital_numbers(fus
         np.testing.assert_array_equal(found[name], value)
 
 
+def test_the_graph_needs_no_python_and_no_custom_op(fusion, tmp_path):
+    folder = export.save(fusion, tmp_path)
+    meta = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graph = meta.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    ops = {node.op for node in nodes}
+    assert not [op for op in ops if "PyFunc" in op]
+    functions = {f.signature.name for f in graph.library.function}
+    assert ops - functions <= set(tensorflows_own_operations()), "custom operations"
+
+
+def tensorflows_own_operations() -> list[str]:
+    """Every operation that TensorFlow itself brings."""
+    return [name for name in dir(tf.raw_ops) if not name.startswith("_")]
+
+
 def test_versions_count_up_and_are_never_overwritten(fusion, tmp_path):
     assert export.save(fusion, tmp_path).name == "1"
     assert export.save(fusion, tmp_path, version=7).name == "7"
@@ -179,19 +195,37 @@ results = {}
 for name, signature in json.loads((given.parent / "signatures.json").read_text()).items():
     inputs, outputs = signature["inputs"], signature["outputs"]
     feeds = (Output * len(inputs))(*(output(k) for k in inputs.values()))
+    given_as = signature.get("arrays", {})
     values = (P * len(inputs))(
-        *(to_strings(arrays[k].tobytes()) if k == "examples" else to_tensor(arrays[k])
-          for k in inputs))
+        *(to_strings(arrays[k].tobytes()) if k == "examples"
+          else to_tensor(arrays[given_as.get(k, k)]) for k in inputs))
     fetches = (Output * len(outputs))(*(output(k) for k in outputs.values()))
     found = (P * len(outputs))()
     tf.TF_SessionRun(session, None, feeds, values, len(inputs), fetches, found, len(outputs),
                      None, 0, None, status)
+    if "refused" in signature:
+        message = tf.TF_Message(status).decode()
+        assert tf.TF_GetCode(status) and signature["refused"] in message, (name, message)
+        continue
     check()
     for key, tensor in zip(outputs, found):
         results[f"{name}/{key}"] = to_array(tensor)
 np.savez(out, **results)
 assert not {m.split(".")[0] for m in sys.modules} & {"tensorflow", "keras", "tf_keras", "stfnet_tf"}
 """
+
+
+def wrong_inputs(arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray, str]]:
+    """Name, input, its value, and what the runtime must say; Python checks none of these here."""
+    image = arrays["c2"]
+    return {
+        "fewer bands": ("c2", image[..., :1], ""),
+        "more bands": ("f1", np.concatenate([arrays["f1"]] * 2, -1), ""),
+        "one row, which could be broadcast": ("c2", image[:, :1], "c2: expected"),
+        "another width": ("f3", arrays["f3"][:, :, 1:], "f3: expected"),
+        "another batch": ("c3", np.repeat(image, 2, 0), "c3: expected"),
+        "an empty batch": ("f1", arrays["f1"][:0], "at least one image"),
+    }
 
 
 def test_the_c_runtime_alone_serves_every_signature(fusion, tmp_path):
@@ -212,6 +246,13 @@ def test_the_c_runtime_alone_serves_every_signature(fusion, tmp_path):
         }
         result = fusion.signatures[name](**inputs)
         expected |= {f"{name}/{k}": v.numpy() for k, v in result.items()}
+    for name, (key, value, message) in wrong_inputs(arrays).items():
+        arrays[name] = value
+        signatures[name] = {
+            **signatures["serving_default"],
+            "arrays": {key: name},
+            "refused": message,
+        }
     (tmp_path / "signatures.json").write_text(json.dumps(signatures))
     np.savez(tmp_path / "in.npz", **arrays)
     package = pathlib.Path(tf.__file__).parent

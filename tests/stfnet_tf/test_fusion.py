@@ -87,6 +87,7 @@ def test_forward_only_is_fusing_without_a_later_pair():
     one = outputs(made.forward_only, {k: images[k] for k in ("f1", "c1", "c2")})
     np.testing.assert_array_equal(one["f2"], both["f2"])
     np.testing.assert_array_equal(one["sides"], 1)
+    assert np.all(np.isnan(one["quality"]))  # nothing to compare with: no number, rather than 0
 
 
 def test_a_tile_may_be_told_the_whole_images_change():
