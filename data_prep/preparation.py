@@ -33,6 +33,7 @@ def prepare(
     workers: int = 0,
     scheduler: str = "",
     shard_bytes: int = 128 * 2**20,
+    only: Triplet | None = None,
 ) -> records.DatasetInfo:
     """Writes a data set's shards, as far as they are not there yet.
 
@@ -43,6 +44,7 @@ def prepare(
         workers: Processes; 0 takes one a core.
         scheduler: Address of a Dask scheduler.
         shard_bytes: Size of a shard.
+        only: Write this one triplet, for training, instead of those that the description forms.
 
     Returns:
         What `dataset_info.json` says.
@@ -54,7 +56,7 @@ def prepare(
     images.check()
     for note in images.notes:
         logging.info("Assumed: %s", note)
-    formed = _whole_triplets(images)
+    formed = _whole_triplets(images) if only is None else {"train": [only], "val": [], "test": []}
     workers = workers or len(os.sched_getaffinity(0))
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
@@ -93,7 +95,7 @@ def _write(
 ) -> records.DatasetInfo:
     """Writes the shards that are missing, then `dataset_info.json`."""
     dataset = images.dataset
-    run = fingerprint(images, shard_bytes)
+    run = fingerprint(images, formed, shard_bytes)
     jobs = shards.plan(
         dataset,
         images,
@@ -143,8 +145,8 @@ def _write(
     return info
 
 
-def fingerprint(images: Catalog, shard_bytes: int) -> str:
-    """A name for all that the shards' bytes depend on: description, shifts, source files."""
+def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_bytes: int) -> str:
+    """A name for all that the shards' bytes depend on: description, dates, shifts, files."""
     dataset = images.dataset
     stated = {
         "description": dataset.description,
@@ -155,6 +157,7 @@ def fingerprint(images: Catalog, shard_bytes: int) -> str:
             dataset.coregister,
             shard_bytes,
         ],
+        "triplets": {split: [t.iso for t in part] for split, part in formed.items()},
         "shifts": [[d.isoformat(), *map(repr, v)] for d, v in sorted(images.shifts.items())],
         "files": [
             [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in images.files()

@@ -1,0 +1,89 @@
+import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import errors, rasters, records
+from stfnet_tf import fuse
+from tests.stfnet_tf import scenes
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stfnet_tf.fuse", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def fit(folder: Path, out: Path) -> subprocess.CompletedProcess:
+    return run(
+        *("--fit", f"--dataset={folder / 'made.toml'}", f"--output_dir={out}", "--preset=plus"),
+        *("--patch_size=32", "--batch_size=2", "--steps=4", "--window=32"),
+    )
+
+
+def test_fit_needs_no_truth_and_looks_at_none(tmp_path):
+    """The raster is the same, byte by byte, where the true image is absent."""
+    scenes.make(tmp_path / "with")
+    scenes.make(tmp_path / "without", without=("fine_20010711.tif",))
+    pixels, layers = [], []
+    for name, says_rmse in (("with", True), ("without", False)):
+        done = fit(tmp_path / name, tmp_path / f"out_{name}")
+        assert done.returncode == 0, done.stderr
+        assert ("RMSE in reflectance over" in done.stdout) == says_rmse
+        pixels.append(rasters.read(str(tmp_path / f"out_{name}" / "2001-07-11.tif")))
+        layers.append(rasters.read(str(tmp_path / f"out_{name}" / "2001-07-11_quality.tif")))
+    np.testing.assert_array_equal(*pixels)
+    np.testing.assert_array_equal(*layers)
+    info = records.DatasetInfo.load(tmp_path / "out_with" / "model" / "2001-07-11")
+    assert info.supervision == "pair" and info.splits["train"].triplets == (scenes.DATES,)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--dataset: expected a .toml, found nothing"),
+        (("--dataset=nowhere.toml", "--output_dir=x", "--fit"), "nowhere.toml: expected a TOML"),
+        (("--dataset=nowhere.toml", "--output_dir=x"), "expected a model or the wish for one"),
+        (("words",), "arguments are flags"),
+    ],
+)
+def test_wrong_flags_end_in_one_sentence(flags, message):
+    done = run(*flags)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return scenes.make(tmp_path_factory.mktemp("scene"))
+
+
+def test_the_test_dates_are_fused_unless_others_are_named(images):
+    expected = tuple(map(datetime.date.fromisoformat, scenes.DATES))
+    for dates in (None, ["2001-07-11"], ["all"]):
+        (triplet,) = fuse.choose(images, dates)
+        assert triplet.dates == expected
+
+
+def test_after_the_last_fine_image_the_earlier_one_stands_alone(images):
+    (triplet,) = fuse.choose(images, ["2001-08-12"])
+    assert triplet.dates == (datetime.date(2001, 5, 24), datetime.date(2001, 8, 12))
+
+
+@pytest.mark.parametrize(
+    ("date", "message"),
+    [
+        ("2001-7-x", "expected dates such as"),
+        ("2001-07-12", "expected dates with a coarse image"),
+        ("2001-05-24", "expected a date after a known fine image"),
+    ],
+)
+def test_dates_that_cannot_be_fused(images, date, message):
+    with pytest.raises(errors.InputError, match=message):
+        fuse.choose(images, [date])
