@@ -246,8 +246,8 @@ def validation_steps(shards: Shards, batch_size: int, tiles: int = 0) -> int:
     return math.ceil(len(_chosen(shards, tiles)) / batch_size)
 
 
-def examples(shards: Shards, count: int = 0) -> Iterator[tuple[str, Mapping[str, tf.Tensor]]]:
-    """Up to `count` whole tiles, evenly spread over the split; all where 0.
+def examples(shards: Shards, count: int) -> Iterator[tuple[str, Mapping[str, tf.Tensor]]]:
+    """Up to `count` whole tiles, evenly spread over the split.
 
     Returns:
         Pairs of a name (dates and place) and a batch of one tile.

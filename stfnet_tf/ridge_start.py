@@ -101,6 +101,9 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
     Args:
         model: Its configuration has `start` "ridge".
         tiles: Batches of whole tiles, in reflectance; each triplet of them teaches.
+
+    Raises:
+        ValueError: There is no tile.
     """
     config = model.config
     bands = len(config.bands)
@@ -115,6 +118,8 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
         cells += float(tf.reduce_sum(known)) / (config.ratio * config.psf_fwhm) ** 2
         if config.level_sigma:
             level.add(tile, config)
+    if not cells:
+        raise ValueError("expected tiles with valid coarse pixels, got none")
     for side, name, stream in (
         ("12", "forward", model.forward_stream),
         ("23", "backward", model.backward_stream),

@@ -227,9 +227,8 @@ class Trainer:
         if resumed:
             logging.info("%s: going on after step %d.", self.model_dir, self.step)
         elif self.model_config.start == "ridge":
-            ridge_start.apply(
-                self.model, (tile for _, tile in input_pipeline.examples(self.shards))
-            )
+            tiles = input_pipeline.examples(self.shards, self.shards.records)
+            ridge_start.apply(self.model, (tile for _, tile in tiles))
         history = callbacks.History(
             self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
         )

@@ -127,3 +127,8 @@ def test_training_from_the_start_makes_the_sides_agree():
     last = net.test_on_batch(tile, return_dict=True)
     assert last["loss"] < first["loss"]
     assert last["temporal_consistency"] < first["temporal_consistency"]
+
+
+def test_no_tile_is_no_start():
+    with pytest.raises(ValueError, match="got none"):
+        ridge_start.apply(model.StfNet(config()), [])
