@@ -10,6 +10,7 @@ import http.server
 import json
 import shutil
 import socket
+import socketserver
 import subprocess
 import threading
 import time
@@ -78,8 +79,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         fault = self.faults.next()
         if fault == "refuse":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
-        if fault == "drop":
-            context.abort(grpc.StatusCode.UNAVAILABLE, "connection dropped")
         inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
         try:
             outputs = self.model.run(request.model_spec.signature_name, inputs)
@@ -91,6 +90,36 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         for k, v in outputs.items():
             answer.outputs[k].CopyFrom(tf.make_tensor_proto(v))
         return answer
+
+
+class Dropping(socketserver.BaseRequestHandler):
+    """Passes bytes on to the gRPC server, and cuts the connection where "drop" is planned."""
+
+    def handle(self):
+        with socket.create_connection(self.server.target) as upstream:
+            back = threading.Thread(target=self.copy, args=(upstream, self.request), daemon=True)
+            back.start()
+            self.copy(self.request, upstream, self.server.faults)
+
+    @staticmethod
+    def copy(source, sink, faults=None):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if faults and faults.plan[:1] == ["drop"]:
+                    faults.plan.pop(0)
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, target: tuple[str, int], faults: Faults):
+        super().__init__(("127.0.0.1", 0), Dropping)
+        self.target, self.faults = target, faults
 
 
 def rest_handler(model: Model, faults: Faults) -> type[http.server.BaseHTTPRequestHandler]:
@@ -141,17 +170,24 @@ def stand_in(version: Path) -> Iterator[Server]:
     port = rpc.add_insecure_port("127.0.0.1:0")
     rpc.start()
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), rest_handler(model, faults))
-    thread = threading.Thread(target=web.serve_forever, daemon=True)
-    thread.start()
+    proxy = Proxy(("127.0.0.1", port), faults)
+    threads = [threading.Thread(target=k.serve_forever, daemon=True) for k in (web, proxy)]
+    for thread in threads:
+        thread.start()
     try:
         yield Server(
-            f"grpc://127.0.0.1:{port}", f"http://127.0.0.1:{web.server_port}", "stand-in", faults
+            f"grpc://127.0.0.1:{proxy.server_address[1]}",
+            f"http://127.0.0.1:{web.server_port}",
+            "stand-in",
+            faults,
         )
     finally:
         rpc.stop(None).wait()
-        web.shutdown()
-        web.server_close()
-        thread.join()
+        for server in (web, proxy):
+            server.shutdown()
+            server.server_close()
+        for thread in threads:
+            thread.join()
 
 
 def free_port() -> int:

@@ -69,9 +69,14 @@ def test_a_served_raster_is_the_local_one(made, version, images, tmp_path, proto
 @pytest.mark.parametrize("fault", ["refuse", "drop"])
 def test_passing_faults_are_tried_again(server, version, images, tmp_path, protocol, fault):
     server.faults.plan[:] = [fault, fault]
-    fused = fuse(getattr(server, protocol), version, images, tmp_path)
+    # gRPC itself waits a second or more before it connects again.
+    patience = client.Patience(timeout=20.0, tries=8, pause=0.5, longest_pause=2.0)
+    fused = fuse(getattr(server, protocol), version, images, tmp_path, patience)
     windows = 2 * 2  # tiles of 40 on 50 × 70, measured and fused
-    assert server.faults.calls == 2 * windows + 2
+    assert not server.faults.plan
+    # A connection that is cut below gRPC never reaches the service.
+    failed = 0 if (protocol, fault) == ("grpc", "drop") else 2
+    assert server.faults.calls == 2 * windows + failed
     assert fused.path.is_file()
 
 
@@ -93,7 +98,7 @@ def test_lasting_faults_end_in_one_sentence_and_no_raster(
     server.faults.plan[:] = [fault] * 20
     with pytest.raises(errors.InputError, match=r"expected an answer within 3 tries"):
         fuse(getattr(server, protocol), version, images, tmp_path / "out")
-    assert server.faults.calls == 3
+    assert server.faults.calls == (0 if (protocol, fault) == ("grpc", "drop") else 3)
     assert not list((tmp_path / "out").glob("*"))
 
 
