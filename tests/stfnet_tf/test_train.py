@@ -214,6 +214,17 @@ def test_addons_train_and_go_on_bit_equal(folder, tmp_path):
             np.testing.assert_array_equal(result[key], value)
 
 
+def test_the_flag_optimizer_trains_with_lamb(folder, tmp_path):
+    pytest.importorskip("tensorflow_addons")
+    command = [sys.executable, "-m", "stfnet_tf.train", f"--records_dir={folder}"]
+    command += [f"--model_dir={tmp_path / 'run'}", "--batch_size=4", "--patch_size=16", "--steps=3"]
+    command += ["--filters=4,4", "--kernel_sizes=3,3,3", "--panels=0", "--optimizer=LAMB"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "LAMB, learning rate" in done.stdout and "Done: 3 steps" in done.stdout
+    assert best_weights(tmp_path / "run")
+
+
 def test_a_damaged_record_is_named(folder, tmp_path):
     info = toy.write(tmp_path / "shards", {"train": (6, 1)})
     path = tmp_path / "shards" / info.splits["train"].shards[0].file
