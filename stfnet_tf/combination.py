@@ -139,7 +139,8 @@ def combine(
     """F̂2 = w⁺ F̂2⁺ + (1 − w⁺) F̂2⁻; where one side is invalid the other stands alone.
 
     The quality layer follows from two predictions with independent errors whose weights are
-    inverse to their variances: the variance of their mean is w⁺ (1 − w⁺) E[(F̂2⁺ − F̂2⁻)²], the
+    inverse to their variances, which is optimistic, since both share the coarse image of t2 and its
+    errors: the variance of their mean is w⁺ (1 − w⁺) E[(F̂2⁺ − F̂2⁻)²], the
     expectation taken over a neighbourhood; for a Gaussian, E|e| = √(2/π) · √variance. Where one
     side stands alone, its error is of the order of the disagreement itself, which is then not
     known at the pixel and is taken from the neighbourhood.

@@ -10,8 +10,9 @@ With no model yet, --fit first trains one on the very images ("pair" mode; train
     python -m stfnet_tf.fuse --fit --flagfile=configs/boreal2001.flags --output_dir=fused
 
 Writes <date>.tif, a Cloud-Optimized GeoTIFF in the digital numbers and on the grid of the fine
-images, and <date>_quality.tif: the expected absolute error of each band, and for each pixel
-whether both sides (3), the earlier (1), the later (2) or none (0) gave it. Where the true image
+images, and <date>_quality.tif: for each band an estimate of the absolute error, from how far the
+two sides disagree (not calibrated: true errors are larger), and for each pixel whether both sides
+(3), the earlier (1), the later (2) or none (0) gave it. Where the true image
 of a date is known, its RMSE is printed.
 """
 

@@ -80,8 +80,9 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "",
         "Images are `[batch, height, width, bands]` in digital numbers; masks are bool `[batch, "
         "height, width]`, true where valid. `f2` comes back in the fine images' digital numbers, "
-        "`quality` is the expected absolute error in reflectance (NaN where unknown), `sides` "
-        "tells which pair gave a pixel: 3 both, 1 the earlier, 2 the later, 0 none.",
+        "`quality` estimates the absolute error in reflectance from how far the two sides disagree "
+        "(NaN where unknown); it is not calibrated, and true errors are larger. `sides` tells "
+        "which pair gave a pixel: 3 both, 1 the earlier, 2 the later, 0 none.",
         "",
     ]
     for name, signature in card["signatures"].items():
