@@ -50,13 +50,13 @@ def prepare(
         What `dataset_info.json` says.
 
     Raises:
-        InputError: No triplets with three dates, an unreadable raster, a disk that is full.
+        InputError: No triplets, an unreadable raster, a disk that is full.
     """
     images = Catalog(dataset)
     images.check()
     for note in images.notes:
         logging.info("Assumed: %s", note)
-    formed = _whole_triplets(images) if only is None else {"train": [only], "val": [], "test": []}
+    formed = _triplets(images) if only is None else {"train": [only], "val": [], "test": []}
     workers = workers or len(os.sched_getaffinity(0))
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
@@ -65,19 +65,17 @@ def prepare(
         return _write(images, formed, Path(output_dir), pool, workers, shard_bytes)
 
 
-def _whole_triplets(images: Catalog) -> dict[str, list[Triplet]]:
-    """Triplets of all splits with three dates; a record has no place for one-sided ones."""
+def _triplets(images: Catalog) -> dict[str, list[Triplet]]:
+    """Triplets of all splits."""
     dataset = images.dataset
     formed = triplets.form(dataset, images.fine_dates, images.coarse_dates)
-    whole = {k: [t for t in v if t.t3 is not None] for k, v in formed.items()}
-    if not any(whole.values()):
+    if not any(formed.values()):
         raise errors.InputError(
-            f"{dataset.path}: expected dates that form a triplet (t1, t2, t3) with coarse and "
-            f"fine images, found fine images of "
-            f"{', '.join(d.isoformat() for d in images.fine_dates)}; a set without a "
-            f"later pair cannot teach, but a trained model can fuse it."
+            f"{dataset.path}: expected dates that form a triplet (t1, t2, t3), or a t2 after t1, "
+            f"with coarse and fine images; found fine images of "
+            f"{', '.join(d.isoformat() for d in images.fine_dates)}."
         )
-    return whole
+    return formed
 
 
 def _volume(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> int:
@@ -201,7 +199,7 @@ def _info(
         splits[split] = records.Split(
             records=sum(report.shard.records for report in mine),
             skipped=sum(report.skipped for report in mine),
-            triplets=tuple(triplet.iso for triplet in formed[split]),  # type: ignore[misc]
+            triplets=tuple(triplet.stated for triplet in formed[split]),
             shards=tuple(report.shard for report in mine),
         )
     if not sum(split.records for split in splits.values()):

@@ -6,9 +6,9 @@ and pixel:
 
 | feature | type | meaning |
 | --- | --- | --- |
-| `f1` … `c3` | bytes | (H, W, B) little-endian digital numbers; `f2` is absent where unknown |
+| `f1` … `c3` | bytes | (H, W, B) little-endian digital numbers; those of `OPTIONAL` may be absent |
 | `valid` | bytes | (H, W) uint8, bit k is set where image k of `IMAGES` is valid |
-| `dates` | 3 × bytes | ISO dates of t1, t2, t3 |
+| `dates` | 3 × bytes | ISO dates of t1, t2, t3; t3 is empty where there is no later pair |
 | `origin` | 2 × int64 | row and column of the tile's first pixel in its scene |
 | `scene` | bytes | the scene's name |
 | `height`, `width`, `bands` | int64 | the tile's shape |
@@ -31,6 +31,8 @@ from data_prep import errors
 SCHEMA = 1
 INFO_FILE = "dataset_info.json"
 IMAGES = ("f1", "f2", "f3", "c1", "c2", "c3")
+# F2 where it is unknown; the later pair where there is none (one-sided).
+OPTIONAL = ("f2", "f3", "c3")
 SPLITS = ("train", "val", "test")
 DTYPES = ("uint8", "int16", "uint16", "float32")
 
@@ -90,7 +92,10 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One of `SPLITS`: how many tiles were written and skipped, from which triplets, and where."""
+    """One of `SPLITS`: how many tiles were written and skipped, from which triplets, and where.
+
+    A triplet's last date is empty where there is no later pair.
+    """
 
     records: int = 0
     skipped: int = 0
@@ -201,9 +206,9 @@ class Tile:
     """What one record holds.
 
     Attributes:
-        images: Some of `IMAGES`, each (H, W, B) digital numbers; `f2` may be missing.
+        images: Some of `IMAGES`, each (H, W, B) digital numbers; `OPTIONAL` ones may be missing.
         valid: For each of `images`, (H, W) bool.
-        dates: ISO dates of t1, t2, t3.
+        dates: ISO dates of t1, t2, t3; the last is empty where there is no later pair.
         origin: Row and column of the first pixel in the scene.
         scene: The scene's name.
     """
@@ -283,7 +288,7 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
     Returns:
         `f1` … `c3`, digital numbers [height, width, bands] in each side's dtype; `valid_f1` …
         `valid_c3`, bool [height, width, 1]; `dates` [3] strings, `origin` [2] int64 and `scene`.
-        An absent `f2` is all 0 and nowhere valid.
+        An absent image is all 0 and nowhere valid.
     """
     import tensorflow as tf
 
@@ -293,7 +298,7 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
     record = tf.io.parse_single_example(
         serialized,
         {
-            **{k: scalar(tf.string, "" if k == "f2" else None) for k in IMAGES},
+            **{k: scalar(tf.string, "" if k in OPTIONAL else None) for k in IMAGES},
             "valid": scalar(tf.string),
             "dates": tf.io.FixedLenFeature([3], tf.string),
             "origin": tf.io.FixedLenFeature([2], tf.int64),
@@ -313,7 +318,7 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
         for k, name in enumerate(IMAGES):
             image = tf.io.decode_raw(record[name], tf.as_dtype(info.encoding(name).dtype))
             shape = tf.stack([height, width, bands])
-            if name == "f2":
+            if name in OPTIONAL:
                 image = tf.cond(
                     tf.size(image) > 0,
                     lambda known=image, to=shape: tf.reshape(known, to),

@@ -299,14 +299,14 @@ def read_tile(
 
     Returns:
         The tile, or None where fewer than `min_valid` of its pixels are valid in all images.
-        F2 is left out where it is unknown or not wanted.
+        F2 is left out where it is unknown or not wanted, F3 and C3 where there is no t3.
     """
     images, valid = {}, {}
     joint = np.ones(item.window.shape, bool)
     for name in records.IMAGES:
-        date = item.triplet.dates[int(name[1]) - 1]
+        date = getattr(item.triplet, f"t{name[1]}")
         side = records.side_of(name)
-        if name == "f2" and not (with_f2 and catalog.has(side, date)):
+        if date is None or (name == "f2" and not (with_f2 and catalog.has(side, date))):
             continue
         image = catalog.read(side, date, item.window)
         images[name], valid[name] = image.dn, image.valid
@@ -316,7 +316,7 @@ def read_tile(
     return records.Tile(
         images,
         valid,
-        item.triplet.iso,  # type: ignore[arg-type]
+        item.triplet.stated,
         (item.window.row, item.window.col),
         catalog.dataset.scene,
     )

@@ -34,6 +34,11 @@ class Triplet:
         """The set dates as ISO strings."""
         return tuple(date.isoformat() for date in self.dates)
 
+    @property
+    def stated(self) -> tuple[str, str, str]:
+        """As records state it: three ISO strings, the last empty where t3 is None."""
+        return (self.t1.isoformat(), self.t2.isoformat(), self.t3.isoformat() if self.t3 else "")
+
     def __str__(self):
         return " ".join((*self.iso, *(["–"] if self.t3 is None else [])))
 
@@ -77,19 +82,13 @@ def form(
         "test": written["test"] + around(dates["test"], paired, dataset),
     }
     if dataset.supervision == "pair":
-        made["train"] += around(
-            [*dates["val"], *dates["test"]], sorted(_flat(given["train"])), dataset
-        )
-        made["train"] += [t for t in written["val"] + written["test"] if t.t3 is not None]
-        made["train"] = [t for t in made["train"] if t.t3 is not None]
+        every = made["train"] + written["val"] + written["test"]
+        every += around([*dates["val"], *dates["test"]], sorted(_flat(given["train"])), dataset)
+        # A single pair teaches only what the coarse change alone can, so it stands back.
+        made["train"] = [t for t in every if t.t3 is not None] or every
     else:
         _check_leakage(dataset, made)
     return {split: sorted(set(made[split]), key=lambda t: t.iso) for split in SPLITS}
-
-
-def one_sided(triplets: Sequence[Triplet]) -> list[Triplet]:
-    """Those without a later fine image."""
-    return [triplet for triplet in triplets if triplet.t3 is None]
 
 
 def _shared_out(dataset: Dataset, dates: list[Date]) -> dict:

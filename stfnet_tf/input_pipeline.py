@@ -258,7 +258,7 @@ def examples(shards: Shards, count: int) -> Iterator[tuple[str, Mapping[str, tf.
             parsed = records.parse(serialized, shards.info)
             t1, t2, t3 = (date.decode() for date in parsed["dates"].numpy())
             row, col = parsed["origin"].numpy()
-            name = f"{t1} to {t3}, {t2}, row {row}, column {col}"
+            name = f"{t1} to {t3 or t2}, {t2}, row {row}, column {col}"
             tile = _stack(parsed, shards.info)
             yield name, reflectance({k: v[None] for k, v in tile.items()}, shards.info)
 

@@ -9,7 +9,17 @@ import tensorflow as tf
 from osgeo import gdal
 from scipy import ndimage
 
-from data_prep import catalog, dataset, errors, preparation, quality, rasters, records
+from data_prep import (
+    catalog,
+    dataset,
+    errors,
+    preparation,
+    quality,
+    rasters,
+    records,
+    shards,
+    triplets,
+)
 from data_prep.rasters import Grid, Window
 from tests.data_prep import tiny
 
@@ -237,7 +247,7 @@ def test_landsat_scenes_with_scale_offset_masks_and_oblong_pixels(stfnet_data, t
 # --- round trips ---
 
 
-@pytest.mark.parametrize("name", ["boreal2001", "kranj2020", "ndvi2015"])
+@pytest.mark.parametrize("name", ["boreal2001", "kranj2020", "ndvi2015", "cia50m", "gwydir2004"])
 def test_records_give_the_source_pixels_back(stfnet_data, tmp_path, name):
     described = dataclasses.replace(dataset.load(f"configs/{name}.toml"), coregister="off")
     info = preparation.prepare(described, tmp_path, workers=1)
@@ -256,6 +266,55 @@ def test_records_give_the_source_pixels_back(stfnet_data, tmp_path, name):
                     assert dn.tobytes() == image.dn.tobytes(), (split, key)
                     assert (tile.valid[key] == image.valid).all()
     assert seen
+
+
+ARCHIVED = {
+    "landsat_c2_oli": (
+        "landsat_c2_l2/LC08_L2SP_005009_20150710*",
+        "20150710",
+        "20150711",
+        (200, 210),
+    ),
+    "mod09a1": (f"modis_hdf/{A1}", "A2017193", "A2017201", (2, 1)),
+    "mod09ga": (f"modis_hdf/{GA}", "A2008296", "A2008297", (16, 2110)),
+}
+
+
+@pytest.mark.parametrize("sensor", ARCHIVED)
+def test_records_of_archives_hold_what_gdal_reads(stfnet_data, tmp_path, sensor):
+    """Both sides of one sensor, on its own grid; the second date is the first one's file again."""
+    pattern, date, next_date, place = ARCHIVED[sensor]
+    for file in stfnet_data.glob(pattern):
+        (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name.replace(date, next_date, 1)).symlink_to(file)
+    side = f'sensor = "{sensor}"\nreject = []\n'
+    path = tmp_path / "x.toml"
+    path.write_text(f'name = "x"\nbands = {BANDS}\n[fine]\n{side}[coarse]\n{side}ratio = 1\n')
+    images = catalog.Catalog(dataset.load(path))
+    triplet = triplets.Triplet(*images.fine_dates[:2], None)
+    window = Window(*place, 70, 64)
+    tile = shards.read_tile(images, shards.Item(triplet, window), min_valid=0.0)
+    info = records.DatasetInfo(
+        **{"name": "x", "bands": tuple(BANDS), "ratio": 1.0, "psf_fwhm": 1.0, "tile_size": 70},
+        fine=images.encoding("fine"),
+        coarse=images.encoding("coarse"),
+        supervision="pair",
+    )
+    back = records.decode(records.encode(tile), info)
+    if sensor == "landsat_c2_oli":
+        files = [next(tmp_path.glob(f"*_{date}_*_SR_B{k}.TIF")) for k in range(2, 8)]
+    else:
+        suffix = "_1" if sensor == "mod09ga" else ""
+        names = [f"sur_refl_b{k:02d}{suffix}" for k in (3, 4, 1, 2, 6, 7)]
+        files = [rasters.subdataset(str(tmp_path / (A1 if not suffix else GA)), k) for k in names]
+    stored = [
+        gdal.Open(str(file)).ReadAsArray(window.col, window.row, window.width, window.height)
+        for file in files
+    ]
+    assert sorted(back.images) == ["c1", "c2", "f1", "f2"] and back.dates[2] == ""
+    for name, dn in back.images.items():
+        assert (dn == np.stack(stored, -1)).all(), name
+        assert back.valid[name].any()
 
 
 def test_kranj_sides_have_their_own_scales(stfnet_data):
@@ -286,8 +345,6 @@ def test_ndvi_composites_masks_and_ratio(stfnet_data):
 
 
 def test_cia50m_is_one_sided_with_a_part_of_the_truth(stfnet_data):
-    from data_prep import triplets
-
     images = catalog.Catalog(dataset.load("configs/cia50m.toml"))
     made = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
     assert [t.iso for t in made["test"]] == [("2001-11-25", "2002-01-12")]

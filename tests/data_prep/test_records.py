@@ -35,7 +35,7 @@ def make_tile(seed=0, height=5, width=7, without=()) -> records.Tile:
     )
 
 
-@pytest.mark.parametrize("without", [(), ("f2",)])
+@pytest.mark.parametrize("without", [(), ("f2",), ("f2", "f3", "c3")])
 def test_round_trip_is_exact_in_graph_and_outside(without):
     tile, info = make_tile(without=without), make_info()
     serialized = records.encode(tile)

@@ -246,13 +246,29 @@ def test_spatial_blocks_share_no_tile(described, tmp_path):
     assert sum(map(len, places.values())) == len(set.union(*places.values())) == 9
 
 
-def test_one_sided_sets_are_told_where_to_go(described, tmp_path):
+def test_a_single_pair_is_written_without_a_later_one(described, tmp_path):
     listed = ", ".join(f'"{d}"' for d in DAYS)
     text = described.read_text().replace(
         f"train = [{listed}]", f'train = ["{DAYS[3]}"]\ntest = ["{DAYS[4]}"]'
     )
+    described.write_text('supervision = "pair"\n' + text)
+    info = prepared(described, tmp_path / "out")
+    expected = (DAYS[3], DAYS[4], "")
+    assert info.splits["train"].triplets == info.splits["test"].triplets == (expected,)
+    tiles = read(tmp_path / "out", info)
+    assert {tile.dates for tile in tiles} == {expected}
+    assert {tuple(sorted(tile.images)) for tile in tiles} == {
+        ("c1", "c2", "f1"), ("c1", "c2", "f1", "f2")
+    }  # fmt: skip
+    loaded = records.DatasetInfo.load(tmp_path / "out")
+    assert loaded == info
+
+
+def test_a_single_date_forms_nothing(described, tmp_path):
+    listed = ", ".join(f'"{d}"' for d in DAYS)
+    text = described.read_text().replace(f"train = [{listed}]", f'train = ["{DAYS[3]}"]')
     described.write_text(text)
-    with pytest.raises(errors.InputError, match=r"later pair.*fuse"):
+    with pytest.raises(errors.InputError, match=r"triplet.*t2 after t1.*found fine images"):
         prepared(described, tmp_path / "out")
 
 

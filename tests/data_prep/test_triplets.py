@@ -78,7 +78,13 @@ def test_written_triplets_and_one_sided_ones():
 
 def test_one_sided_where_there_is_no_later_image():
     made = formed([DAYS[0]], (), [DAYS[1]], fine=DAYS[:2], coarse=DAYS[:2], supervision="pair")
-    assert made == {"train": [], "val": [], "test": [(0, 1)]}
+    assert made == {"train": [(0, 1)], "val": [], "test": [(0, 1)]}
+
+
+def test_a_single_pair_does_not_teach_beside_two():
+    known = [DAYS[0], DAYS[2]]
+    made = formed(known, (), [DAYS[1], DAYS[3]], supervision="pair", fine=known, coarse=DAYS[:4])
+    assert made["train"] == [(0, 1, 2)] and made["test"] == [(0, 1, 2), (2, 3)]
 
 
 def test_a_written_training_triplet_with_a_test_date_is_refused():
