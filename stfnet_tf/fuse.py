@@ -16,10 +16,7 @@ two sides disagree (not calibrated: true errors are larger), and for each pixel 
 of a date is known, its RMSE is printed.
 """
 
-import dataclasses
 import datetime
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +27,7 @@ from data_prep import entry, errors
 from stfnet_tf import train
 
 if TYPE_CHECKING:
-    from data_prep import catalog, dataset, triplets
+    from data_prep import catalog, triplets
     from stfnet_tf import scene
 
 FLAGS = flags.FLAGS
@@ -69,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
             f"{'a run and an export' if FLAGS.saved_model else 'nothing'}."
         )
     from data_prep import catalog, dataset, registration
-    from stfnet_tf import scene
+    from stfnet_tf import fitting, scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     output_dir = Path(FLAGS.output_dir)
@@ -87,59 +84,14 @@ def main(argv: Sequence[str]) -> None:
     predictor = None
     for triplet in chosen:
         if FLAGS.fit:
-            predictor = scene.Predictor.from_run(fit(described, triplet, Path(model)), images)
+            run = fitting.fit(described, triplet, Path(model))
+            predictor = scene.Predictor.from_run(run, images)
         elif FLAGS.saved_model:
             predictor = predictor or scene.Predictor.from_saved_model(model, images)
         else:
             predictor = predictor or scene.Predictor.from_run(model, images)
         fused = scene.fuse(predictor, images, triplet, output_dir, FLAGS.window)
         print(summary(fused, described.bands), flush=True)
-
-
-def fit(described: "dataset.Dataset", triplet: "triplets.Triplet", model_dir: Path) -> Path:
-    """Trains a model on the very images of one date, or goes on where such a run was stopped.
-
-    In "pair" mode a model is one scene's and one date's: what C13 → F13 and C12 teach is how
-    the change from t1 by t2 to t3 looks, and no other.
-
-    Args:
-        described: The data set.
-        triplet: The date to be fused, t2, and its neighbours.
-        model_dir: The run is in a folder of it, named by the date.
-
-    Returns:
-        The run's folder.
-
-    Raises:
-        InputError: The images or the flags do not allow it, or training was stopped.
-    """
-    from data_prep import preparation
-    from stfnet_tf import callbacks, trainer
-
-    if triplet.t3 is None:
-        raise errors.InputError(
-            f"--fit: expected a known fine image after {triplet.t2} as well as before it, found "
-            f"none; a model that was trained on other dates (--model_dir) can fuse it."
-        )
-    folder = model_dir / triplet.t2.isoformat()
-    alone = dataclasses.replace(described, supervision="pair")
-    info = preparation.prepare(alone, folder / "records", only=triplet)
-    config, model = train.configured(info)
-    print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
-    try:
-        trainer.run(
-            config,
-            model,
-            folder / "records",
-            folder,
-            terminal=sys.stderr.isatty(),
-            command=shlex.join(sys.argv),
-        )
-    except callbacks.TerminatedError:
-        raise errors.InputError(
-            f"--fit: training was stopped; the same command goes on where {folder} stands."
-        ) from None
-    return folder
 
 
 def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[triplets.Triplet]":
