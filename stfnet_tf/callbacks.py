@@ -145,6 +145,7 @@ class EpochEnd(Callback):
         validate: Returns the scores of the validation split, or None where there is none.
         monitor: The score whose lowest value is best.
         patience: Stop after so many epochs without a lower value; 0 for never.
+        least_improvement: Share by which a value must be lower to count as such.
         every: Validate after every so many epochs, and after the last.
         epoch_steps: Steps of an epoch.
         total_steps: Steps of the run.
@@ -161,6 +162,7 @@ class EpochEnd(Callback):
         validate: Callable[[], Mapping[str, float]] | None,
         monitor: str,
         patience: int,
+        least_improvement: float,
         every: int,
         epoch_steps: int,
         total_steps: int,
@@ -174,6 +176,7 @@ class EpochEnd(Callback):
         self._validate = validate
         self._monitor = monitor
         self._patience = patience
+        self._least_improvement = least_improvement
         self._every = every
         self._epoch_steps = epoch_steps
         self._total_steps = total_steps
@@ -212,7 +215,8 @@ class EpochEnd(Callback):
         if self._monitor not in values:
             raise KeyError(f"monitor: expected one of {sorted(values)}, got {self._monitor}")
         value = values[self._monitor]
-        if value < float(self._state.best.numpy()):
+        best = float(self._state.best.numpy())
+        if value < best - self._least_improvement * (abs(best) if math.isfinite(best) else 0.0):
             self._state.best.assign(value)
             self._state.best_step.assign(step)
             self._state.stalled.assign(0)

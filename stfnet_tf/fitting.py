@@ -1,40 +1,81 @@
-"""A model of one scene and date: trained on the very images that are to be fused."""
+"""A model of one scene and date: trained on the very images that are to be fused.
+
+In "pair" mode a model is one scene's and one date's: what C13 → F13 and C12 teach is how the
+change from t1 by t2 to t3 looks, and no other. F2 is never looked at: training ends when the loss,
+which knows the coarse images and the outer fine ones alone, has stopped falling.
+"""
 
 import dataclasses
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from data_prep import dataset, errors, preparation, triplets
-from stfnet_tf import callbacks, train, trainer
+from data_prep import catalog, dataset, errors, preparation, triplets
+from stfnet_tf import callbacks, train_config, trainer
+
+# What a coarse pixel tells is wide: the larger a tile, the less of it is cut off at the border.
+LARGEST_TILE = 512
 
 
-def fit(described: dataset.Dataset, triplet: triplets.Triplet, model_dir: Path) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a user asks of a fit; all else has defaults that suit one scene.
+
+    Attributes:
+        preset: A key of `presets.PRESETS`.
+        training: Fields of `TrainConfig`.
+        model: Fields of `ModelConfig`.
+    """
+
+    preset: str = "plus"
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def defaults(preset: str, tile_size: int) -> dict[str, Any]:
+    """Fields of `TrainConfig` that suit one scene, for a preset and tiles of a size."""
+    if preset != "plus":
+        return {"patch_size": min(train_config.TrainConfig.patch_size, tile_size)}
+    # After the regression that starts it, little is left to learn, and each tile teaches whole.
+    return {
+        "patch_size": tile_size,
+        "batch_size": 1,
+        "crops_per_tile": 1,
+        "steps": 100,
+        "augment": False,
+        "early_stopping": 5,
+        "least_improvement": 1e-3,
+    }
+
+
+def fit(
+    described: dataset.Dataset,
+    triplet: triplets.Triplet,
+    model_dir: Path,
+    wishes: Wishes = Wishes(),
+) -> Path:
     """Trains a model on the very images of one date, or goes on where such a run was stopped.
-
-    In "pair" mode a model is one scene's and one date's: what C13 → F13 and C12 teach is how
-    the change from t1 by t2 to t3 looks, and no other.
 
     Args:
         described: The data set.
-        triplet: The date to be fused, t2, and its neighbours.
+        triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
         model_dir: The run is in a folder of it, named by the date.
+        wishes: What the user asks for.
 
     Returns:
         The run's folder.
 
     Raises:
-        InputError: The images or the flags do not allow it, or training was stopped.
+        InputError: The images or the wishes do not allow it, or training was stopped.
     """
-    if triplet.t3 is None:
-        raise errors.InputError(
-            f"--fit: expected a known fine image after {triplet.t2} as well as before it, found "
-            f"none; a model that was trained on other dates (--model_dir) can fuse it."
-        )
     folder = model_dir / triplet.t2.isoformat()
-    alone = dataclasses.replace(described, supervision="pair")
+    tile_size = min(max(catalog.Catalog(described).grid.shape), LARGEST_TILE)
+    alone = dataclasses.replace(described, supervision="pair", tile_size=tile_size, min_valid=0.0)
     info = preparation.prepare(alone, folder / "records", only=triplet)
-    config, model = train.configured(info)
+    config = train_config.TrainConfig(**{**defaults(wishes.preset, tile_size), **wishes.training})
+    model = train_config.model_config(info, wishes.preset, **wishes.model)
     print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
     try:
         trainer.run(

@@ -5,7 +5,8 @@ With a trained model, the test dates of a described data set, or any others:
     python -m stfnet_tf.fuse --dataset=configs/cia.toml --data_dir=CIA --model_dir=runs/cia \
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
-With no model yet, --fit first trains one on the very images ("pair" mode; training's flags count):
+With no model yet, --fit first trains one on the very images ("pair" mode; --preset=plus unless
+another is named; training's flags count):
 
     python -m stfnet_tf.fuse --fit --flagfile=configs/boreal2001.flags --output_dir=fused
 
@@ -28,7 +29,7 @@ from stfnet_tf import train
 
 if TYPE_CHECKING:
     from data_prep import catalog, triplets
-    from stfnet_tf import scene
+    from stfnet_tf import fitting, scene
 
 FLAGS = flags.FLAGS
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     predictor = None
     for triplet in chosen:
         if FLAGS.fit:
-            run = fitting.fit(described, triplet, Path(model))
+            run = fitting.fit(described, triplet, Path(model), wishes())
             predictor = scene.Predictor.from_run(run, images)
         elif FLAGS.saved_model:
             predictor = predictor or scene.Predictor.from_saved_model(model, images)
@@ -92,6 +93,15 @@ def main(argv: Sequence[str]) -> None:
             predictor = predictor or scene.Predictor.from_run(model, images)
         fused = scene.fuse(predictor, images, triplet, output_dir, FLAGS.window)
         print(summary(fused, described.bands), flush=True)
+
+
+def wishes() -> "fitting.Wishes":
+    """What the flags ask of a fit."""
+    from stfnet_tf import fitting
+
+    training, model = train.asked()
+    preset = {} if FLAGS["preset"].using_default_value else {"preset": FLAGS.preset}
+    return fitting.Wishes(**preset, training=training, model=model)
 
 
 def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[triplets.Triplet]":

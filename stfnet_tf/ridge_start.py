@@ -127,6 +127,7 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
         weights, strength = ridge(moments[side], cells)
         layer = streams.output_layer(stream, name, config)
         layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
+        streams.gate(stream, name).passes.assign(np.isfinite(strength).astype(np.float32))
         logging.info("Ridge start, %s stream: strengths %s.", name, np.round(strength, 4))
     if config.level_sigma:
         model.persistence.assign(level.value())

@@ -51,6 +51,8 @@ def build(name: str, config: presets.ModelConfig) -> keras.Model:
     change = predicted[0]
     if len(predicted) > 1:
         change = keras.layers.Concatenate(name=f"{name}_bands", dtype="float32")(predicted)
+    if config.start == "ridge":
+        change = Gate(name=f"{name}_gate")(change)
     coarse = inputs["coarse_change"]
     if config.residual:
         change = keras.layers.Add(name=f"{name}_residual", dtype="float32")([change, coarse])
@@ -77,6 +79,11 @@ def output_layer(stream: keras.Model, name: str, config: presets.ModelConfig) ->
     return stream.get_layer(f"{name}_conv{len(config.kernel_sizes)}")
 
 
+def gate(stream: keras.Model, name: str) -> "Gate":
+    """The gate of a stream that starts from a regression."""
+    return stream.get_layer(f"{name}_gate")
+
+
 def _convolutions(seen: Sequence[tf.Tensor], prefix: str, config: presets.ModelConfig) -> tf.Tensor:
     """Conv + ReLU for each of `config.filters`, then a linear convolution to the bands."""
     x = keras.layers.Concatenate(name=f"{prefix}_stack")(list(seen))
@@ -99,6 +106,26 @@ def _convolutions(seen: Sequence[tf.Tensor], prefix: str, config: presets.ModelC
         dtype="float32",
         name=f"{prefix}_conv{len(config.kernel_sizes)}",
     )(x)
+
+
+class Gate(keras.layers.Layer):
+    """Lets pass the bands of which something can be learned, 1, and holds back others, 0.
+
+    A few coarse pixels fit any weights. Where the evidence is that they teach nothing, a band's
+    weights must stay out of it, in training too, or they would learn those pixels by heart.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(dtype="float32", **kwargs)
+
+    def build(self, shape: Sequence[int | None]) -> None:
+        """One number a band, not trained."""
+        self.passes = self.add_weight(
+            name="passes", shape=shape[-1:], initializer="ones", trainable=False
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * self.passes
 
 
 class BackProjection(keras.layers.Layer):

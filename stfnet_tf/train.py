@@ -64,6 +64,12 @@ def configured(
     )
 
 
+def asked() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the user set of `TrainConfig` and of `ModelConfig`, on the line or in a flag file."""
+    training, model = _given(train_config.TrainConfig), _given(presets.ModelConfig)
+    return {k: v for k, v in training.items() if not FLAGS[k].using_default_value}, model
+
+
 def train_configured() -> train_config.TrainConfig:
     """How to train, as the flags describe it."""
     return train_config.TrainConfig(**_given(train_config.TrainConfig))

@@ -21,7 +21,7 @@ SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 # What may differ when a run continues: none of it changes the steps that are still to come.
 MAY_CHANGE = (
     *("distribution", "checkpoint_steps", "checkpoint_seconds", "summary_steps", "panels"),
-    *("profile", "early_stopping"),
+    *("profile", "early_stopping", "least_improvement"),
 )
 PACKAGES = ("stfnet-tf", "tensorflow", "tf-keras", "tensorflow-addons", "numpy")
 
@@ -67,6 +67,7 @@ class TrainConfig:
         monitor: The score whose lowest value marks the best model: of validation, or of training
             where there is no validation split.
         early_stopping: Stop after so many validations without a lower value; 0 for never.
+        least_improvement: Share of the lowest value by which the next one must be lower to count.
 
         checkpoint_steps: Save the run every so many steps; 0 to go by time alone.
         checkpoint_seconds: Save the run every so many seconds; 0 to go by steps alone.
@@ -102,6 +103,7 @@ class TrainConfig:
     validation_tiles: int = 0
     monitor: str = "loss"
     early_stopping: int = 0
+    least_improvement: float = 0.0
 
     checkpoint_steps: int = 0
     checkpoint_seconds: float = 120.0
@@ -122,7 +124,7 @@ class TrainConfig:
             **dict.fromkeys(("steps", "epochs", "crops_per_tile", "warmup_steps", "panels"), 0),
             **dict.fromkeys(("validation_tiles", "early_stopping", "checkpoint_steps"), 0),
             **dict.fromkeys(("checkpoint_seconds", "clip_norm", "learning_rate", "ema"), 0),
-            **dict.fromkeys(("final_rate", "rate_factor", "seed"), 0),
+            **dict.fromkeys(("final_rate", "rate_factor", "seed", "least_improvement"), 0),
         }
         for name, low in at_least.items():
             value = getattr(self, name)
@@ -197,6 +199,13 @@ def model_config(
         raise errors.InputError(
             f"--bands: the model has {', '.join(config.bands)}, the shards of '{info.name}' have "
             f"{', '.join(info.bands)}; leave --bands out, or write shards with the model's bands."
+        )
+    taught = info.splits["train"].triplets if "train" in info.splits else ()
+    if taught and not any(t3 for _, _, t3 in taught) and not config.coarse_consistency:
+        raise errors.InputError(
+            f"--coarse_consistency: expected a weight above 0, because the triplets of "
+            f"'{info.name}' have no later pair and the coarse change is all there is to learn "
+            f"from; found 0, as in the preset '{preset}'; --preset=plus has one."
         )
     if config.supervision == "triplet" and info.supervision == "pair":
         raise errors.InputError(

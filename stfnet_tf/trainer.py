@@ -239,6 +239,7 @@ class Trainer:
             validate=self._validate(saving),
             monitor=self.config.monitor,
             patience=self.config.early_stopping,
+            least_improvement=self.config.least_improvement,
             every=self.config.validate_every,
             epoch_steps=self.plan.epoch_steps,
             total_steps=self.plan.total_steps,
