@@ -14,7 +14,7 @@ not grow with the scene.
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,11 @@ class Catalog:
 
     def files(self) -> list[Path]:
         """Every file that the data set's images are read from."""
-        found: set[str] = set()
-        for entries in self._entries.values():
-            for entry in entries.values():
-                for layer in (*entry.bands, *entry.quality):
-                    found.update(layer.files if layer else ())
-        return [Path(file) for file in sorted(found)]
+        return _files(entry for entries in self._entries.values() for entry in entries.values())
+
+    def files_of(self, side: str, date: Date) -> list[Path]:
+        """Every file that a date's image and its quality layers are read from."""
+        return _files([self._entry(side, date)])
 
     def check(self) -> None:
         """Looks at every image once, without reading pixels, before any work is begun.
@@ -508,6 +507,11 @@ class Catalog:
             bad[..., None].astype(np.uint8), grid.crop(wide), native.crop(window), "nearest"
         )
         return (moved[..., 0] > 0) | (share == 0)
+
+
+def _files(entries: Iterable[Entry]) -> list[Path]:
+    layers = (k for entry in entries for k in (*entry.bands, *entry.quality) if k)
+    return [Path(file) for file in sorted({file for layer in layers for file in layer.files})]
 
 
 def _roughness(image: Image) -> float:

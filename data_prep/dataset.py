@@ -333,7 +333,20 @@ def load(path: str | Path, data_dir: str | Path | None = None) -> Dataset:
         InputError: The file, a key or a value is not what is expected.
     """
     path = Path(path)
-    raw = _read_toml(path)
+    return parse(_read_toml(path), path, data_dir)
+
+
+def parse(raw: Mapping[str, Any], path: Path, data_dir: str | Path | None = None) -> Dataset:
+    """Checks a description that was read, or put together, already.
+
+    Args:
+        raw: What the TOML says.
+        path: Its name, for messages; the root is relative to its folder.
+        data_dir: Replaces the description's `root`.
+
+    Raises:
+        InputError: A key or a value is not what is expected.
+    """
     top = _Table(raw, f"{path}: ")
     name = top.take("name", ..., "letters, digits, - and _", _name)
     bands = top.take("bands", ..., "a list of different band names", _band_names)

@@ -3,15 +3,20 @@
 Both are `concurrent.futures.Executor`s; the caller cannot tell them apart.
 """
 
+import concurrent.futures
 import contextlib
+import io
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any
 
-from data_prep import errors
+from data_prep import errors, progress
 
 KINDS = ("processes", "dask")
 
@@ -43,13 +48,13 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
     Raises:
         InputError: Dask is not installed, or no scheduler answers.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     if kind == "processes" and workers == 1:
         yield _Here()
     elif kind == "processes":
         # Spawned, not forked: open rasters and threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
         try:
             yield pool
         finally:
@@ -59,6 +64,71 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
             yield executor
     else:
         raise errors.InputError(f"--executor: expected one of {', '.join(KINDS)}, found '{kind}'.")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def results(pending: Sequence[Future], description: str, lost: str) -> Iterator[Any]:
+    """What futures return, each as soon as it is there, with a bar on a terminal.
+
+    The first failure cancels what has not begun.
+
+    Args:
+        pending: Futures of an executor of `make`.
+        description: What is being done.
+        lost: The sentence for a worker that was killed.
+
+    Raises:
+        InputError: With `lost`; or what a future raises.
+    """
+    try:
+        done = concurrent.futures.as_completed(pending)
+        for future in progress.track(done, description, len(pending)):
+            yield future.result()
+    except Exception as error:
+        if is_lost_worker(error):
+            raise errors.InputError(lost) from None
+        raise
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error means that a worker died, and not that its work was wrong."""
+    if isinstance(error, (concurrent.futures.BrokenExecutor, concurrent.futures.CancelledError)):
+        return True
+    # Dask tries elsewhere first, and gives up on work under which several workers have died.
+    return type(error).__module__.startswith("distributed") and type(error).__name__ in (
+        *("KilledWorker", "CommClosedError", "FutureCancelledError"),
+    )
+
+
+class _NoTerminal(io.TextIOWrapper):
+    """A worker's stderr: bars of several processes would overwrite each other."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _start_worker() -> None:
+    """In every worker: no bars, and no life beyond its parent's.
+
+    A parent that is killed cannot end its workers, and they hold their own queue open.
+    """
+    sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import Executor
 from pathlib import Path
 
 from absl import logging
@@ -18,7 +18,6 @@ from absl import logging
 from data_prep import errors, executors, records, registration, shards, triplets
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
-from data_prep.progress import track
 from data_prep.triplets import Triplet
 
 _CACHE_BYTES = 2**30  # GDAL's decoded blocks in all processes together
@@ -120,19 +119,12 @@ def _write(
     cache = max(min(_CACHE_BYTES // workers, 192 * 2**20), 64 * 2**20)
     place = str(folder.resolve())
     pending = [pool.submit(shards.write, job, images, place, cache) for job in missing]
-    try:
-        for done in track(as_completed(pending), "writing shards", len(pending)):
-            report = done.result()
-            reports[report.shard.file] = report
-    except BrokenExecutor:
-        raise errors.InputError(
-            f"{folder}: expected every process to finish its shards, found one killed (out of "
-            f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
-        ) from None
-    except BaseException:
-        for future in pending:
-            future.cancel()
-        raise
+    lost = (
+        f"{folder}: expected every process to finish its shards, found one killed (out of "
+        f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
+    )
+    for report in executors.results(pending, "writing shards", lost):
+        reports[report.shard.file] = report
     info = _info(images, formed, [reports[job.file] for job in jobs], run)
     try:
         info.save(folder)

@@ -12,6 +12,7 @@ grid in a single interpolation. Neither intermediate files nor memory grow with 
 import contextlib
 import dataclasses
 import functools
+import glob
 import math
 import os
 import shutil
@@ -363,13 +364,29 @@ def subdataset(file: str, name: str) -> str:
     raise errors.InputError(f"{file}: expected a sub-dataset '{name}', found {short}.")
 
 
-def read(files: Files, bands: Sequence[int] = (), window: Window | None = None) -> np.ndarray:
+def tags(file: str | Path) -> dict[str, str]:
+    """A raster's own metadata, as the file holds it now.
+
+    Raises:
+        InputError: No such file, or nothing that GDAL reads.
+    """
+    return dict(_open(str(file)).GetMetadata() or {})
+
+
+def read(
+    files: Files,
+    bands: Sequence[int] = (),
+    window: Window | None = None,
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Reads pixels as they are stored.
 
     Args:
         files: A raster or neighbouring tiles.
         bands: 1-based band numbers in the wanted order; all where empty.
         window: A window inside the raster; all where None.
+        shape: (height, width) of a smaller picture of it, from the nearest pixels, or overviews
+            where the file has them; the window's own where None.
 
     Returns:
         (H, W, B) in the file's type.
@@ -389,12 +406,15 @@ def read(files: Files, bands: Sequence[int] = (), window: Window | None = None) 
     inside = window.intersection(Window(0, 0, handle.RasterYSize, handle.RasterXSize))
     if inside != window:
         raise ValueError(f"{_name(files)}: {window} reaches over the border")
+    height, width = shape or window.shape
     try:
         pixels = handle.ReadAsArray(
             window.col,
             window.row,
             window.width,
             window.height,
+            buf_xsize=width,
+            buf_ysize=height,
             band_list=wanted,
             interleave="pixel" if len(wanted) > 1 else "band",
         )
@@ -403,7 +423,7 @@ def read(files: Files, bands: Sequence[int] = (), window: Window | None = None) 
             f"{_name(files)}: expected {handle.RasterYSize} whole rows, found a damaged or "
             f"truncated file: {_reason(error)}."
         ) from None
-    return pixels.reshape(window.height, window.width, len(wanted))
+    return pixels.reshape(height, width, len(wanted))
 
 
 def _name(files: Files) -> str:
@@ -585,7 +605,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=_scratch_prefix(path), dir=path.parent))
     except OSError as error:
         raise errors.InputError(f"{path}: expected a writable folder, found: {error}.") from None
     try:
@@ -595,6 +615,17 @@ def _replacing(path: Path) -> Iterator[Path]:
     except (RuntimeError, OSError) as error:
         raise errors.InputError(f"{path}: could not be written: {_reason(error)}.") from None
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_prefix(path: Path) -> str:
+    return f".writing-{path.name}-"
+
+
+def sweep(path: str | Path) -> None:
+    """Removes what a killed process left of writing `path`; for the only one that writes it."""
+    path = Path(path)
+    for folder in path.parent.glob(f"{glob.escape(_scratch_prefix(path))}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,9 +8,13 @@ scene. The next window is read and the last one written while the network works.
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
+import datetime
+import functools
+import itertools
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from stfnet_tf import checkpoints, fusion, model_card, presets
 READ_AHEAD = 2
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
+FINGERPRINT_TAG = "STFNET_FINGERPRINT"
 
 Arrays = dict[str, np.ndarray]
 Signature = Callable[..., Mapping[str, Any]]
@@ -193,48 +198,64 @@ def fuse(
     output_dir: str | Path,
     window: int = 512,
 ) -> Fused:
-    """Fuses one date of a scene into `<output_dir>/<date>.tif` and `<date>_quality.tif`.
+    """Fuses one date of a scene; see `fuse_dates`."""
+    return fuse_dates(predictor, images, [triplet], output_dir, window)[0]
+
+
+def fuse_dates(
+    predictor: Predictor,
+    images: catalog.Catalog,
+    dates: Sequence[triplets.Triplet],
+    output_dir: str | Path,
+    window: int = 512,
+    fingerprints: Sequence[str] = (),
+) -> list[Fused]:
+    """Fuses dates of a scene, each into `<output_dir>/<date>.tif` and `<date>_quality.tif`.
+
+    Dates between the same fine images go through the scene together: what they share is read,
+    and brought onto the fine grid, once for all.
 
     Args:
         predictor: The model.
         images: The scene's images.
-        triplet: t2 is the date to be fused; t3 None fuses from the earlier pair alone.
+        dates: t2 is what is to be fused; t3 None fuses from the earlier pair alone.
         output_dir: Where the rasters go, each whole or not at all.
         window: Height and width, in pixels, of what is fused at a time; it changes speed and
             memory, not the result.
+        fingerprints: For each date what its rasters are to be known by; see `series`.
 
     Raises:
         InputError: An image cannot be read or a raster cannot be written.
     """
-    grid = images.grid
-    cells = tiles.windows(*grid.shape, window)
-    change = _whole_image_change(predictor, images, triplet, cells)
-    path = Path(output_dir) / f"{triplet.t2}.tif"
-    quality_path = path.with_name(f"{triplet.t2}_quality.tif")
-    truth = _Truth(images, triplet)
-    known = 0
+    cells = tiles.windows(*images.grid.shape, window)
+    changes = _whole_image_changes(predictor, images, dates, cells)
+    outputs = [
+        _Output(images, triplet, Path(output_dir), fingerprint)
+        for triplet, fingerprint in itertools.zip_longest(dates, fingerprints)
+    ]
     with (
-        contextlib.closing(_read_ahead(images, triplet, cells, predictor.halo)) as read,
-        _outputs(predictor, images, triplet, path, quality_path) as (fused, quality),
+        contextlib.ExitStack() as files,
+        contextlib.closing(_read_ahead(images, dates, cells, predictor.halo)) as read,
         concurrent.futures.ThreadPoolExecutor(1) as writing,
     ):
+        for output in outputs:
+            files.enter_context(output.opened(predictor))
         written: concurrent.futures.Future | None = None
-        for cell, inner, batch in progress.track(read, f"Fusing {triplet.t2}", len(cells)):
-            result = {k: v[0][inner] for k, v in _run(predictor.fuse_tile, batch, change).items()}
-            known += int(np.count_nonzero(result["sides"]))
-            if written is not None:
-                written.result()
-            written = writing.submit(_write, fused, quality, truth, cell, result)
+        for cell, inner, batches in progress.track(read, f"Fusing {_named(dates)}", len(cells)):
+            for output, batch, change in zip(outputs, batches, changes, strict=True):
+                result = _run(predictor.fuse_tile, batch, change)
+                result = {k: v[0][inner] for k, v in result.items()}
+                if written is not None:
+                    written.result()
+                written = writing.submit(output.write, cell, result)
         if written is not None:
             written.result()
-    return Fused(
-        triplet,
-        path,
-        quality_path,
-        truth.rmse(),
-        truth.pixels,
-        known / (grid.height * grid.width),
-    )
+    return [output.fused() for output in outputs]
+
+
+def _named(dates: Sequence[triplets.Triplet]) -> str:
+    first, *others = (str(triplet.t2) for triplet in dates)
+    return f"{first} to {others[-1]}" if others else first
 
 
 def _run(function: Signature, batch: Arrays, change: Arrays) -> Arrays:
@@ -242,12 +263,16 @@ def _run(function: Signature, batch: Arrays, change: Arrays) -> Arrays:
 
 
 def _read_ahead(
-    images: catalog.Catalog, triplet: triplets.Triplet, cells: list[rasters.Window], halo: int
-) -> Generator[tuple[rasters.Window, tuple[slice, slice], Arrays], None, None]:
+    images: catalog.Catalog,
+    dates: Sequence[triplets.Triplet],
+    cells: list[rasters.Window],
+    halo: int,
+) -> Generator[tuple[rasters.Window, tuple[slice, slice], list[Arrays]], None, None]:
     """Reads each window with its halo, a few windows ahead.
 
     Yields:
-        The window, where it lies in what was read, and the images and masks [1, H, W, ·].
+        The window, where it lies in what was read, and for each date the images and masks
+        [1, H, W, ·].
     """
     with concurrent.futures.ThreadPoolExecutor(1) as reading:
         queue: collections.deque = collections.deque()
@@ -256,7 +281,7 @@ def _read_ahead(
             for cell in remaining:
                 wide = tiles.expand(cell, halo, *images.grid.shape)
                 inner = cell.moved(-wide.row, -wide.col).slices
-                queue.append((cell, inner, reading.submit(_read, images, triplet, wide)))
+                queue.append((cell, inner, reading.submit(_read, images, dates, wide)))
                 if len(queue) > READ_AHEAD:
                     break
             if not queue:
@@ -269,116 +294,164 @@ def _read_ahead(
                 raise
 
 
-def _read(images: catalog.Catalog, triplet: triplets.Triplet, window: rasters.Window) -> Arrays:
+def _read(
+    images: catalog.Catalog, dates: Sequence[triplets.Triplet], window: rasters.Window
+) -> list[Arrays]:
     """The five images and their masks; what a one-sided triplet lacks is nowhere valid."""
-    batch = {}
-    for name in fusion.BOTH_SIDES:
-        side = records.side_of(name)
-        date = getattr(triplet, f"t{name[1]}")
+
+    @functools.cache
+    def pixels(side: str, date: datetime.date | None) -> tuple[np.ndarray, np.ndarray]:
         if date is None:
-            dtype = images.encoding(side).dtype
-            batch[name] = np.zeros((1, *window.shape, len(images.dataset.bands)), dtype)
-            batch[f"valid_{name}"] = np.zeros((1, *window.shape), bool)
-        else:
-            image = images.read(side, date, window)
-            batch[name], batch[f"valid_{name}"] = image.dn[None], image.valid[None]
-    return batch
+            shape = (1, *window.shape, len(images.dataset.bands))
+            return np.zeros(shape, images.encoding(side).dtype), np.zeros(shape[:-1], bool)
+        image = images.read(side, date, window)
+        return image.dn[None], image.valid[None]
+
+    batches = []
+    for triplet in dates:
+        batch = {}
+        for name in fusion.BOTH_SIDES:
+            date = getattr(triplet, f"t{name[1]}")
+            batch[name], batch[f"valid_{name}"] = pixels(records.side_of(name), date)
+        batches.append(batch)
+    return batches
 
 
-def _whole_image_change(
+def _whole_image_changes(
     predictor: Predictor,
     images: catalog.Catalog,
-    triplet: triplets.Triplet,
+    dates: Sequence[triplets.Triplet],
     cells: list[rasters.Window],
-) -> Arrays:
+) -> list[Arrays]:
     """`v12` and `v23` for `fuse_tile`; a pass over the scene where the weights need it."""
     bands = len(predictor.bands)
     if predictor.config.combination != "global":
-        return {k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}
-    sums: collections.Counter[str] = collections.Counter()
-    read = _read_ahead(images, triplet, cells, predictor.halo)
-    for _, inner, batch in progress.track(read, f"Measuring {triplet.t2}", len(cells)):
-        for name in ("valid_f1", "valid_f3"):
-            counted = np.zeros_like(batch[name])
-            counted[(0, *inner)] = batch[name][(0, *inner)]
-            batch[name] = counted
-        for k, v in _run(predictor.coarse_change, batch, {}).items():
-            sums[k] = sums[k] + v.astype(np.float64)  # type: ignore[assignment]
-    return {
-        f"v{k}": (sums[f"total{k}"] / np.maximum(sums[f"count{k}"], 1)).astype(np.float32)
-        for k in ("12", "23")
-    }
+        return [{k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}] * len(dates)
+    sums: list[collections.Counter[str]] = [collections.Counter() for _ in dates]
+    read = _read_ahead(images, dates, cells, predictor.halo)
+    for _, inner, batches in progress.track(read, f"Measuring {_named(dates)}", len(cells)):
+        for total, batch in zip(sums, batches, strict=True):
+            own = dict(batch)
+            for name in ("valid_f1", "valid_f3"):
+                own[name] = np.zeros_like(batch[name])
+                own[name][(0, *inner)] = batch[name][(0, *inner)]
+            for k, v in _run(predictor.coarse_change, own, {}).items():
+                total[k] = total[k] + v.astype(np.float64)  # type: ignore[assignment]
+    return [
+        {
+            f"v{k}": (total[f"total{k}"] / np.maximum(total[f"count{k}"], 1)).astype(np.float32)
+            for k in ("12", "23")
+        }
+        for total in sums
+    ]
 
 
-@contextlib.contextmanager
-def _outputs(
-    predictor: Predictor,
-    images: catalog.Catalog,
-    triplet: triplets.Triplet,
-    path: Path,
-    quality_path: Path,
-) -> Iterator[tuple[rasters.Writer, rasters.Writer]]:
-    """Both rasters of a date, with all that the fine images state and where they come from."""
-    tags = {
-        "STFNET_VERSION": stfnet_tf.__version__,
-        "STFNET_MODEL": predictor.name,
-        "STFNET_PRESET": predictor.config.preset,
-        "STFNET_DATES": " ".join(triplet.iso),
-        "TENSORFLOW_VERSION": tf.__version__,
-    }
-    for name in fusion.BOTH_SIDES:
-        date = getattr(triplet, f"t{name[1]}")
-        if date is not None:
-            tags[f"STFNET_{name.upper()}"] = Path(images.file(records.side_of(name), date)).name
-    encoding = predictor.fine
-    with (
-        rasters.create(
-            path,
-            images.grid,
-            bands=len(predictor.bands),
-            dtype=encoding.dtype,
-            driver="COG",
-            nodata=encoding.nodata,
-            band_names=predictor.bands,
-            scale=encoding.scale,
-            offset=encoding.offset,
-            tags=tags,
-        ) as fused,
-        rasters.create(
-            quality_path,
-            images.grid,
-            bands=len(predictor.bands) + 1,
-            dtype="int16",
-            driver="COG",
-            nodata=QUALITY_NODATA,
-            band_names=(*(f"{band}_expected_error" for band in predictor.bands), "sides"),
-            scale=(*[QUALITY_SCALE] * len(predictor.bands), 1.0),
-            offset=0.0,
-            tags=tags | {"SIDES": "3 both, 1 forward only, 2 backward only, 0 none"},
-        ) as quality,
+class _Output:
+    """One date's rasters while they are written, and what is found out about them on the way."""
+
+    def __init__(
+        self,
+        images: catalog.Catalog,
+        triplet: triplets.Triplet,
+        output_dir: Path,
+        fingerprint: str | None,
     ):
-        yield fused, quality
+        self.triplet = triplet
+        self.path, self.quality_path = paths(output_dir, triplet)
+        self._images = images
+        self._fingerprint = fingerprint
+        self._truth = _Truth(images, triplet)
+        self._known = 0
+
+    @contextlib.contextmanager
+    def opened(self, predictor: Predictor) -> Iterator[None]:
+        """Both rasters, to be written in a `with` block at whose end they are there."""
+        encoding = predictor.fine
+        tags = self._tags(predictor)
+        with (
+            # The layers of errors and sides come first: with the image, the date is finished.
+            rasters.create(
+                self.path,
+                self._images.grid,
+                bands=len(predictor.bands),
+                dtype=encoding.dtype,
+                driver="COG",
+                nodata=encoding.nodata,
+                band_names=predictor.bands,
+                scale=encoding.scale,
+                offset=encoding.offset,
+                tags=tags,
+                options=("OVERVIEW_RESAMPLING=AVERAGE",),
+            ) as self._image,
+            rasters.create(
+                self.quality_path,
+                self._images.grid,
+                bands=len(predictor.bands) + 1,
+                dtype="int16",
+                driver="COG",
+                nodata=QUALITY_NODATA,
+                band_names=(*(f"{band}_expected_error" for band in predictor.bands), "sides"),
+                scale=(*[QUALITY_SCALE] * len(predictor.bands), 1.0),
+                offset=0.0,
+                tags=tags | {"SIDES": "3 both, 1 forward only, 2 backward only, 0 none"},
+                # Which side a pixel comes from has no mean.
+                options=("OVERVIEW_RESAMPLING=NEAREST",),
+            ) as self._quality,
+        ):
+            yield
+
+    def _tags(self, predictor: Predictor) -> dict[str, str]:
+        """Where the rasters come from."""
+        tags = {
+            "STFNET_VERSION": stfnet_tf.__version__,
+            "STFNET_MODEL": predictor.name,
+            "STFNET_PRESET": predictor.config.preset,
+            "STFNET_DATES": " ".join(self.triplet.iso),
+            "TENSORFLOW_VERSION": tf.__version__,
+        }
+        if self._fingerprint:
+            tags[FINGERPRINT_TAG] = self._fingerprint
+        for name in fusion.BOTH_SIDES:
+            date = getattr(self.triplet, f"t{name[1]}")
+            if date is not None:
+                file = self._images.file(records.side_of(name), date)
+                tags[f"STFNET_{name.upper()}"] = Path(file).name
+        return tags
+
+    def write(self, cell: rasters.Window, result: Arrays) -> None:
+        """Writes one window's F̂2, quality and sides."""
+        self._known += int(np.count_nonzero(result["sides"]))
+        self._image.write(cell, result["f2"])
+        steps = np.clip(np.round(result["quality"] / QUALITY_SCALE), 0, np.iinfo(np.int16).max)
+        layers = np.where(np.isnan(steps), QUALITY_NODATA, steps).astype(np.int16)
+        self._quality.write(cell, np.concatenate([layers, result["sides"].astype(np.int16)], -1))
+        self._truth.compare(cell, result)
+
+    def fused(self) -> Fused:
+        """What there is to be said once the rasters are there."""
+        height, width = self._images.grid.shape
+        return Fused(
+            self.triplet,
+            self.path,
+            self.quality_path,
+            self._truth.rmse(),
+            self._truth.pixels,
+            self._known / (height * width),
+        )
 
 
-def _write(
-    fused: rasters.Writer,
-    quality: rasters.Writer,
-    truth: "_Truth",
-    cell: rasters.Window,
-    result: Arrays,
-) -> None:
-    fused.write(cell, result["f2"])
-    steps = np.clip(np.round(result["quality"] / QUALITY_SCALE), 0, np.iinfo(np.int16).max)
-    layers = np.where(np.isnan(steps), QUALITY_NODATA, steps).astype(np.int16)
-    quality.write(cell, np.concatenate([layers, result["sides"].astype(np.int16)], -1))
-    truth.compare(cell, result)
+def paths(output_dir: Path, triplet: triplets.Triplet) -> tuple[Path, Path]:
+    """The two rasters of a date: the image, and its expected errors and sides."""
+    path = output_dir / f"{triplet.t2}.tif"
+    return path, path.with_name(f"{triplet.t2}_quality.tif")
 
 
 class _Truth:
     """Adds up the squared error against the true F2, where there is one."""
 
     def __init__(self, images: catalog.Catalog, triplet: triplets.Triplet):
-        self._images = images
+        # A copy, because reading goes on in another thread, and the original keeps what it warped.
+        self._images = copy.copy(images)
         self._date = triplet.t2 if images.has("fine", triplet.t2) else None
         self._total = np.zeros(len(images.dataset.bands))
         self.pixels = 0
