@@ -35,6 +35,8 @@ def blur(image: tf.Tensor, sigma: float) -> tf.Tensor:
     """
     if sigma <= 0:
         return image
+    if _by_matrices(sigma, image.shape[-1]):
+        return _blur_by_matrices(image, sigma)
     weights = kernel(sigma)
     channels = image.shape[-1]
     columns = tf.constant(np.tile(weights[:, None, None, None], (1, 1, channels, 1)), image.dtype)
@@ -42,6 +44,67 @@ def blur(image: tf.Tensor, sigma: float) -> tf.Tensor:
     ones = [1, 1, 1, 1]
     image = tf.nn.depthwise_conv2d(image, columns, ones, "SAME")
     return tf.nn.depthwise_conv2d(image, rows, ones, "SAME")
+
+
+def _by_matrices(sigma: float, channels: int) -> bool:
+    """Whether products with band matrices are faster than a depthwise convolution.
+
+    As measured, a pixel costs the convolution 20 + 2 · radius ns however few channels it has, and
+    the products 18 ns a channel however wide the kernel is.
+    """
+    return 18 * channels < 20 + 2 * radius(sigma)
+
+
+def _blur_by_matrices(image: tf.Tensor, sigma: float) -> tf.Tensor:
+    """`blur` along the rows, then along the columns, as products of matrices."""
+
+    @tf.custom_gradient
+    def both(image):
+        # A symmetric kernel with zeros outside is its own adjoint.
+        return once(image), lambda upstream: _blur_by_matrices(upstream, sigma)
+
+    def once(image):
+        for _ in range(2):
+            image = tf.transpose(_blur_columns(image, sigma), (0, 2, 1, 3))
+        image.set_shape(shape)
+        return image
+
+    shape = image.shape
+    return both(image)
+
+
+def _blur_columns(image: tf.Tensor, sigma: float) -> tf.Tensor:
+    """Convolves along the height: [batch, height, width, channels] to the same.
+
+    The height is cut into blocks no lower than the kernel's radius, so that a block is reached by
+    its two neighbours alone: three products with parts of one band matrix.
+    """
+    reach = radius(sigma)
+    batch, height, width, channels = (
+        static or dynamic
+        for static, dynamic in zip(image.shape, tf.unstack(tf.shape(image)), strict=True)
+    )
+    most = max(2 * reach, 64)
+    block = tf.maximum(reach, tf.minimum(most, height))
+    count = -(-height // block)
+    below = count * block - height
+    blocks = tf.reshape(
+        tf.pad(image, [[0, 0], [0, below], [0, 0], [0, 0]]),
+        tf.stack([batch, count, block, width * channels]),
+    )
+    # Row i weighs what lies at i − reach … i + reach of the block and its neighbours.
+    band = np.zeros((most, most + 2 * reach), np.float32)
+    for row in range(most):
+        band[row, row : row + 2 * reach + 1] = kernel(sigma)
+    weights = tf.constant(band, image.dtype)[:block, : block + 2 * reach]
+    blurred = tf.matmul(weights[:, reach : reach + block], blocks)
+    above = tf.matmul(weights[:reach, :reach], blocks[:, :-1, block - reach :])
+    after = tf.matmul(weights[block - reach :, reach + block :], blocks[:, 1:, :reach])
+    rest = block - reach
+    blurred += tf.pad(above, [[0, 0], [1, 0], [0, rest], [0, 0]])
+    blurred += tf.pad(after, [[0, 0], [0, 1], [rest, 0], [0, 0]])
+    whole = tf.reshape(blurred, tf.stack([batch, count * block, width, channels]))
+    return whole[:, :height]
 
 
 def normalised_blur(

@@ -45,3 +45,35 @@ def test_nothing_valid_gives_0_and_a_finite_gradient():
         mean, _ = psf.normalised_blur(image, tf.zeros_like(image), 1.0)
     np.testing.assert_array_equal(mean, 0.0)
     assert np.all(np.isfinite(tape.gradient(mean, image)))
+
+
+@pytest.mark.parametrize("shape", [(2, 70, 45, 1), (1, 300, 7, 3), (1, 1, 2, 1), (2, 33, 32, 6)])
+@pytest.mark.parametrize("sigma", [0.8, 5.0, 30.0])
+@pytest.mark.parametrize("by_matrices", [False, True])
+def test_either_way_of_blurring_is_the_convolution(monkeypatch, shape, sigma, by_matrices):
+    monkeypatch.setattr(psf, "_by_matrices", lambda *_: by_matrices)
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = image.astype(np.float64)
+    for axis in (1, 2):
+        weights = psf.kernel(sigma).astype(np.float64)
+        expected = scipy.ndimage.correlate1d(expected, weights, axis, mode="constant")
+    blur = tf.function(
+        lambda x: psf.blur(x, sigma),
+        input_signature=[tf.TensorSpec([None, None, None, shape[-1]])],
+    )
+    for found in (psf.blur(tf.constant(image), sigma), blur(image)):
+        assert found.shape == shape
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_gradient_of_a_wide_blur_is_that_of_the_convolution(monkeypatch):
+    image = tf.constant(np.random.default_rng(0).normal(size=(1, 50, 40, 2)), tf.float32)
+    found = []
+    for by_matrices in (True, False):
+        monkeypatch.setattr(psf, "_by_matrices", lambda *_, chosen=by_matrices: chosen)
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            loss = tf.reduce_sum(psf.blur(image, 6.0) ** 3)
+        found.append(tape.gradient(loss, image).numpy())
+    np.testing.assert_allclose(*found, atol=1e-7)
+    assert np.abs(found[0]).max() > 1e-4
