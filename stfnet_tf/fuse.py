@@ -1,22 +1,39 @@
 r"""Fuses images: writes the fine image of days on which only the coarse one exists.
 
-With a trained model, the test dates of a described data set, or any others:
+What it needs: a fine and a coarse image of a day before (t1) and, if there is one, of a day after
+(t3), and the coarse image of each day between (t2). They are described once, in a .toml, or named
+one by one; and a model: of a training run, of an export, or none yet.
+
+A described data set and a trained model; the description's test dates, some others, or all:
 
     python -m stfnet_tf.fuse --dataset=configs/cia.toml --data_dir=CIA --model_dir=runs/cia \
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
-With no model yet, --fit first trains one on the very images ("pair" mode; --preset=plus unless
-another is named; training's flags count):
+No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no
+fine image of t2; --preset=plus unless another is named; training's flags count):
 
-    python -m stfnet_tf.fuse --fit --flagfile=configs/boreal2001.flags --output_dir=fused
+    python -m stfnet_tf.fuse --fit --dataset=mine.toml --dates=all --output_dir=fused
+
+No description either: one raster a date and side, all bands in it. Dates are read from the file
+names, or given by --t1, --t2 and --t3; leave --f3 and --c3 out where there is no later pair:
+
+    python -m stfnet_tf.fuse --fit --f1=L_20010524.tif --c1=M_20010524.tif \
+        --c2=M_20010711.tif,M_20010719.tif --f3=L_20010812.tif --c3=M_20010812.tif \
+        --fine_scale=0.0001 --coarse_scale=0.0001 --output_dir=fused
 
 Writes <date>.tif, a Cloud-Optimized GeoTIFF in the digital numbers and on the grid of the fine
 images, and <date>_quality.tif: for each band an estimate of the absolute error, from how far the
 two sides disagree (not calibrated: true errors are larger), and for each pixel whether both sides
-(3), the earlier (1), the later (2) or none (0) gave it. Where the true image
-of a date is known, its RMSE is printed.
+(3), the earlier (1), the later (2) or none (0) gave it. Where the true image of a date is known,
+its RMSE is printed. --plot draws all dates of the run into dates.png.
+
+Several dates are fused in several processes (--workers), or on a Dask cluster (--executor=dask
+--dask_scheduler=tcp://host:8786); the files are the same. The same command again fuses what is
+missing: dates whose rasters were made from the same images by the same model are left as they are,
+and rasters made from anything else are not replaced without --overwrite.
 """
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +45,12 @@ from data_prep import entry, errors
 from stfnet_tf import train
 
 if TYPE_CHECKING:
-    from data_prep import catalog, triplets
-    from stfnet_tf import fitting, scene
+    from data_prep import catalog, dataset, loose, triplets
+    from stfnet_tf import fitting, scene, series
 
 FLAGS = flags.FLAGS
+# Flags that stand in for a description.
+RASTERS = ("f1", "c1", "c2", "f3", "c3")
 
 
 def define_flags() -> None:
@@ -41,12 +60,24 @@ def define_flags() -> None:
         "dates",
         None,
         "Dates to fuse, as 2002-01-12,2002-02-13; 'all' for every date with a coarse image and no "
-        "known fine one (default: the description's test dates).",
+        "known fine one (default: the description's test dates, or those of --c2).",
     )
     flags.DEFINE_string(
         "saved_model", None, "An exported version, such as saved_models/cia/1, to fuse with."
     )
-    flags.DEFINE_boolean("fit", False, "First train a model on these very images, in --model_dir.")
+    flags.DEFINE_boolean(
+        "fit",
+        False,
+        "First train a model for each date on these very images; the models are kept in "
+        "--model_dir (default: model/ in --output_dir).",
+    )
+    flags.DEFINE_enum(
+        "coregister",
+        None,
+        ["off", "report", "apply"],
+        "What to do about a shift between coarse and fine images: nothing, measure and say it, or "
+        "undo it (default: the description's, else off).",
+    )
     flags.DEFINE_integer(
         "window",
         512,
@@ -54,45 +85,198 @@ def define_flags() -> None:
         "the result.",
         lower_bound=32,
     )
+    flags.DEFINE_boolean(
+        "overwrite", False, "Replace rasters that were made from other images or by another model."
+    )
+    flags.DEFINE_boolean("plot", False, "Draw all dates of the run into dates.png in --output_dir.")
+    define_place()
+    define_rasters()
+
+
+def define_place() -> None:
+    """Defines where the dates are worked on."""
+    flags.DEFINE_enum(
+        "executor", "processes", ["processes", "dask"], "Where the dates are worked on."
+    )
+    flags.DEFINE_integer(
+        "workers",
+        0,
+        "Processes on this machine; 0 takes one a core, as far as there are dates and memory, and "
+        "no other than this one for a single date or small scenes.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "dask_scheduler", "", "Address of a Dask scheduler; with none, a cluster is started here."
+    )
+
+
+def define_rasters() -> None:
+    """Defines the flags that name rasters without a description."""
+    flags.DEFINE_string("f1", None, "Fine image of t1, a raster with all bands, for --dataset.")
+    flags.DEFINE_string("c1", None, "Coarse image of t1, on any grid.")
+    flags.DEFINE_list("c2", None, "Coarse images of the dates to fuse, with commas between them.")
+    flags.DEFINE_string("f3", None, "Fine image of t3, where there is one.")
+    flags.DEFINE_string("c3", None, "Coarse image of t3.")
+    flags.DEFINE_string("t1", None, "Date of --f1 and --c1 (default: that in their names).")
+    flags.DEFINE_list("t2", None, "Dates of --c2, in its order (default: those in its names).")
+    flags.DEFINE_string("t3", None, "Date of --f3 and --c3 (default: that in their names).")
+    for side in ("fine", "coarse"):
+        flags.DEFINE_float(
+            f"{side}_scale",
+            None,
+            f"Reflectance per digital number of the {side} rasters (default: as they state).",
+        )
+        flags.DEFINE_float(
+            f"{side}_offset", None, "Reflectance at digital number 0 (default: as they state)."
+        )
+        flags.DEFINE_float(
+            f"{side}_fill", None, 'Digital number for "no data" (default: as they state).'
+        )
+        flags.DEFINE_list(
+            f"{side}_range", None, "Least and greatest usable digital number (default: any)."
+        )
 
 
 def main(argv: Sequence[str]) -> None:
     """Fuses the chosen dates."""
-    for name, wanted in (("dataset", "a .toml"), ("output_dir", "a folder")):
-        if not FLAGS[name].value:
-            raise errors.InputError(f"--{name}: expected {wanted}, found nothing.")
+    _check_flags()
+    from data_prep import catalog, registration
+    from stfnet_tf import date_sheet, series
+
+    output_dir = Path(FLAGS.output_dir)
+    described = described_images()
+    images = registration.registered(catalog.Catalog(described))
+    for note in images.notes:
+        print(note)
+    chosen = choose(images, FLAGS.dates)
+    source = model_source(output_dir)
+    plan = series.Plan.of(images, source, chosen, output_dir, FLAGS.overwrite)
+    if plan.finished:
+        print(
+            f"Finished already, from the same images and model: {len(plan.finished)} of "
+            f"{_counted(chosen)} in {output_dir}"
+        )
+    if plan.missing:
+        print(
+            f"Fusing {_counted(plan.missing)} of '{described.name}' "
+            f"({images.grid.height} × {images.grid.width} × {len(described.bands)}) with "
+            f"{source.path} into {output_dir}",
+            flush=True,
+        )
+    place = series.Place(FLAGS.executor, FLAGS.workers, FLAGS.dask_scheduler)
+    for fused in plan.run(FLAGS.window, place):
+        print(summary(fused, described.bands), flush=True)
+    if FLAGS.plot:
+        print(date_sheet.draw(images, chosen, output_dir))
+
+
+def _check_flags() -> None:
+    """Flags that are missing or exclude each other, before anything heavy is loaded."""
+    given = [f"--{name}" for name in RASTERS if FLAGS[name].value]
+    if bool(FLAGS.dataset) == bool(given):
+        raise errors.InputError(
+            "--dataset: expected a .toml, or rasters by --f1, --c1, --c2 (--f3, --c3), found "
+            f"{'both' if given else 'nothing'}."
+        )
+    if not FLAGS.output_dir:
+        raise errors.InputError("--output_dir: expected a folder, found nothing.")
     if sum(map(bool, (FLAGS.fit or FLAGS.model_dir, FLAGS.saved_model))) != 1:
         raise errors.InputError(
             "--model_dir, --saved_model, --fit: expected a model or the wish for one, found "
             f"{'a run and an export' if FLAGS.saved_model else 'nothing'}."
         )
-    from data_prep import catalog, dataset, registration
-    from stfnet_tf import fitting, scene
 
-    described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
-    output_dir = Path(FLAGS.output_dir)
-    images = registration.registered(catalog.Catalog(described))
-    for note in images.notes:
-        print(note)
-    chosen = choose(images, FLAGS.dates)
-    model = FLAGS.saved_model or FLAGS.model_dir or output_dir / "model"
-    print(
-        f"Fusing {len(chosen)} date{'s' * (len(chosen) != 1)} of '{described.name}' "
-        f"({images.grid.height} × {images.grid.width} × {len(described.bands)}) with "
-        f"{model} into {output_dir}",
-        flush=True,
+
+def _counted(dates: Sequence) -> str:
+    return f"{len(dates)} date{'s' * (len(dates) != 1)}"
+
+
+def described_images() -> "dataset.Dataset":
+    """The data set that the flags describe, in a .toml or raster by raster.
+
+    Raises:
+        InputError: A file or flag is not what is expected.
+    """
+    from data_prep import dataset, loose
+
+    if FLAGS.dataset:
+        described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
+    else:
+        described = loose.describe(_named_rasters())
+    if FLAGS.coregister:
+        described = dataclasses.replace(described, coregister=FLAGS.coregister)
+    # A worker process elsewhere has another working directory.
+    return dataclasses.replace(described, root=described.root.absolute())
+
+
+def _named_rasters() -> "loose.Rasters":
+    """The rasters that the flags name."""
+    from data_prep import loose
+
+    def coding(side: str) -> loose.Coding:
+        values = {k: FLAGS[f"{side}_{k}"].value for k in ("scale", "offset", "fill")}
+        return loose.Coding(**values, valid_range=_range(f"{side}_range"))
+
+    given = {name: FLAGS[name].value or "" for name in RASTERS if name != "c2"}
+    return loose.Rasters(
+        **given,
+        c2=tuple(FLAGS.c2 or ()),
+        t1=_date("t1", FLAGS.t1) if FLAGS.t1 else None,
+        t2=tuple(_date("t2", text) for text in FLAGS.t2 or ()),
+        t3=_date("t3", FLAGS.t3) if FLAGS.t3 else None,
+        bands=tuple(FLAGS.bands or ()),
+        usual=_model_bands(),
+        fine=coding("fine"),
+        coarse=coding("coarse"),
+        ratio=FLAGS.ratio,
     )
-    predictor = None
-    for triplet in chosen:
-        if FLAGS.fit:
-            run = fitting.fit(described, triplet, Path(model), wishes())
-            predictor = scene.Predictor.from_run(run, images)
-        elif FLAGS.saved_model:
-            predictor = predictor or scene.Predictor.from_saved_model(model, images)
-        else:
-            predictor = predictor or scene.Predictor.from_run(model, images)
-        fused = scene.fuse(predictor, images, triplet, output_dir, FLAGS.window)
-        print(summary(fused, described.bands), flush=True)
+
+
+def _model_bands() -> tuple[str, ...]:
+    """The bands of the model that is named, which the rasters are taken to have."""
+    from stfnet_tf import model_card, presets
+
+    if FLAGS.fit:
+        return ()
+    if FLAGS.saved_model:
+        return tuple(model_card.load(FLAGS.saved_model)["bands"])
+    return presets.ModelConfig.load(FLAGS.model_dir).bands
+
+
+def _date(flag: str, text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise errors.InputError(
+            f"--{flag}: expected dates such as 2002-01-12, found '{text}'."
+        ) from None
+
+
+def _range(flag: str) -> tuple[float, float] | None:
+    given = FLAGS[flag].value
+    if not given:
+        return None
+    try:
+        low, high = map(float, given)
+        if low < high:
+            return low, high
+    except ValueError:
+        pass
+    raise errors.InputError(
+        f"--{flag}: expected the least and the greatest number, such as 0,10000, found "
+        f"{','.join(given)}."
+    )
+
+
+def model_source(output_dir: Path) -> "series.Source":
+    """Where the model comes from."""
+    from stfnet_tf import series
+
+    if FLAGS.saved_model:
+        return series.Source(Path(FLAGS.saved_model), exported=True)
+    if FLAGS.fit:
+        return series.Source(Path(FLAGS.model_dir or output_dir / "model"), wishes=wishes())
+    return series.Source(Path(FLAGS.model_dir))
 
 
 def wishes() -> "fitting.Wishes":
@@ -129,15 +313,13 @@ def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[trip
     known = [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
     if list(dates) == ["all"]:
         wanted = [d for d in images.coarse_dates if d not in known]
-        return [test.get(t.t2, t) for t in triplets.around(wanted, known, dataset)]
+        made = [test.get(t.t2, t) for t in triplets.around(wanted, known, dataset)]
+        if len(made) < len(wanted):
+            print(f"Left out: {len(wanted) - len(made)} dates without a fine image before them.")
+        return made
     chosen = []
     for text in dates:
-        try:
-            date = datetime.date.fromisoformat(text)
-        except ValueError:
-            raise errors.InputError(
-                f"--dates: expected dates such as 2002-01-12, found '{text}'."
-            ) from None
+        date = _date("dates", text)
         if not images.has("coarse", date):
             there = ", ".join(map(str, images.coarse_dates[:40]))
             raise errors.InputError(

@@ -2,12 +2,36 @@
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import stfnet_tf
+from data_prep import errors
 
 FILE = "model_card.json"
+
+
+def load(folder: str | Path) -> dict[str, Any]:
+    """Reads the card of an export.
+
+    Args:
+        folder: A version folder that stfnet_tf.export wrote.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = Path(folder) / "assets.extra" / FILE
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise errors.InputError(
+            f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
+            f"{path.relative_to(folder)}."
+        ) from None
+    except ValueError as error:
+        raise errors.InputError(f"{path}: expected a model card, found: {error}.") from None
 
 
 def describe(fusion: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:

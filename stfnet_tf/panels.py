@@ -34,6 +34,7 @@ ERROR_SHARE = 0.12
 FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
 ERROR_COLOURS = "magma"
 BAND_COLOURS = ("#e8b04a", "#d1495b", "#5bc0a0", "#8e6bbf", "#3a3a3a", "#f08fc0", "#66a3ff")
+KNOWN_COLOUR = "#1f6fd1"
 MARKERS = "osD^v<>pPX*hd8H"
 
 
@@ -89,12 +90,16 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One image of a sheet: reflectance, or an absolute error where `error` is set."""
+    """One image of a sheet: reflectance, or an absolute error where `error` is set.
+
+    `known` sets images that were there apart from those that were made.
+    """
 
     title: str
     image: np.ndarray
     valid: np.ndarray
     error: bool = False
+    known: bool = False
 
 
 def error_panel(title: str, prediction: Panel, truth: Panel) -> Panel:
@@ -145,6 +150,45 @@ def sheet(
     if scale is not None:
         bar = figure.colorbar(scale, ax=list(axes.flat), shrink=0.6, pad=0.01, extend="max")
         bar.set_label("mean |error|, reflectance", fontsize=9)
+    return _save(figure, path)
+
+
+def small_multiples(
+    path: str | os.PathLike[str], panels: Sequence[Panel], stretch: Stretch, *, title: str = ""
+) -> Path:
+    """Draws many images of one place, small, all with one stretch; known ones in a frame.
+
+    Args:
+      path: the PNG to write.
+      panels: images in reading order.
+      stretch: how reflectance is shown.
+      title: line above all.
+    """
+    height, width = panels[0].valid.shape
+    # About as wide as a page in landscape, however many there are.
+    columns = min(len(panels), max(1, round(math.sqrt(1.6 * len(panels) * height / width))))
+    rows = math.ceil(len(panels) / columns)
+    cell_width = float(np.clip(15.0 / columns, 0.8, 3.2))
+    figure = _figure(
+        max(cell_width * columns, 3.5), (cell_width * height / width + 0.28) * rows + 0.5
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    colours = "/".join(stretch.names)
+    figure.suptitle(f"{title}  ({colours})" if title else colours, fontsize=11)
+    size = float(np.clip(5.0 * cell_width, 5.0, 10.0))
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_visible(False)
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        ax.set_visible(True)
+        ax.imshow(stretch(panel.image, panel.valid), interpolation="nearest")
+        ax.set_title(
+            panel.title, fontsize=size, pad=3, fontweight="bold" if panel.known else "normal"
+        )
+        for spine in ax.spines.values():
+            spine.set_color(KNOWN_COLOUR if panel.known else "0.6")
+            spine.set_linewidth(2.5 if panel.known else 0.4)
     return _save(figure, path)
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import functools
 import itertools
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,14 +97,7 @@ class Predictor:
         Raises:
             InputError: There is none, or it was made for other bands or encodings.
         """
-        path = Path(folder) / "assets.extra" / model_card.FILE
-        try:
-            card = json.loads(path.read_text())
-        except OSError:
-            raise errors.InputError(
-                f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
-                f"{path.relative_to(folder)}."
-            ) from None
+        card = model_card.load(folder)
         loaded = tf.saved_model.load(str(folder))
 
         def signature(name: str) -> Signature:

@@ -1,0 +1,261 @@
+"""Rasters that a user names one by one, without a description: they become one.
+
+    described = describe(Rasters("F1.tif", "C1.tif", ("C2.tif",), "F3.tif", "C3.tif"))
+
+Each raster holds all bands of one date. What they do not state themselves — dates in their names,
+scales, band names — is asked for by the flag that would say it.
+"""
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep import dataset, errors, rasters
+from data_prep.dataset import Date
+
+# A year, and month and day or the day of the year, with or without one separator between them.
+_DATES = (
+    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<s>[-_.]?)(?P<month>[01]\d)(?P=s)(?P<day>[0-3]\d)(?!\d)",
+    r"(?<!\d)(?P<year>(?:19|20)\d\d)[-_.]?(?P<doy>[0-3]\d\d)(?!\d)",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """How the rasters of one side state reflectance; what is None, the files must say.
+
+    Attributes:
+        scale: Reflectance per digital number.
+        offset: Reflectance at 0.
+        fill: Digital number that means "no data".
+        valid_range: Least and greatest digital number of a usable pixel.
+    """
+
+    scale: float | None = None
+    offset: float | None = None
+    fill: float | None = None
+    valid_range: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rasters:
+    """What to fuse from.
+
+    Attributes:
+        f1: Fine image of t1.
+        c1: Coarse image of t1.
+        c2: Coarse images of the dates to be fused.
+        f3: Fine image of t3, "" where there is none.
+        c3: Coarse image of t3, "" where there is none.
+        t1: Date of `f1` and `c1`; None reads it from the file names, as for the others.
+        t2: Dates of `c2`.
+        t3: Date of `f3` and `c3`.
+        bands: Band names in order; () takes `usual`, the rasters' own names, or numbers.
+        usual: Band names that the model knows, where there is one.
+        fine: Coding of the fine images.
+        coarse: Coding of the coarse images.
+        ratio: Coarse pixel size over fine pixel size; None computes it from the grids.
+    """
+
+    f1: str
+    c1: str
+    c2: tuple[str, ...]
+    f3: str = ""
+    c3: str = ""
+    t1: Date | None = None
+    t2: tuple[Date, ...] = ()
+    t3: Date | None = None
+    bands: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+    fine: Coding = Coding()
+    coarse: Coding = Coding()
+    ratio: float | None = None
+
+
+def describe(given: Rasters) -> dataset.Dataset:
+    """The description of these rasters: t1 and t3 teach, the dates of `c2` are to be fused.
+
+    Raises:
+        InputError: A raster is missing or does not state what it must; the sentence names the
+            flag that would.
+    """
+    _check_complete(given)
+    dates = _dates(given)
+    bands = _bands(given)
+    ends = [date for date in (dates["1"][0], *dates["3"]) if date]
+    raw: dict[str, Any] = {
+        "name": "rasters",
+        "bands": list(bands),
+        "supervision": "pair",
+        "fine": _side("fine", given, dates, bands),
+        "coarse": _side("coarse", given, dates, bands),
+        "dates": {
+            "train": [date.isoformat() for date in ends],
+            "test": [date.isoformat() for date in dates["2"]],
+        },
+    }
+    if given.ratio is not None:
+        raw["coarse"]["ratio"] = given.ratio
+    described = dataset.parse(raw, Path("the rasters' flags"), Path.cwd())
+    return dataclasses.replace(described, scene=Path(given.f1).stem)
+
+
+def _check_complete(given: Rasters) -> None:
+    for flag, value in (("f1", given.f1), ("c1", given.c1), ("c2", given.c2)):
+        if not value:
+            raise errors.InputError(
+                f"--{flag}: expected a raster, found nothing; --f1, --c1 and --c2 go together, "
+                f"and --f3 with --c3 where there is a later pair."
+            )
+    if bool(given.f3) != bool(given.c3):
+        there, missing = ("f3", "c3") if given.f3 else ("c3", "f3")
+        raise errors.InputError(
+            f"--{missing}: expected a raster beside --{there}, found nothing; without both, "
+            f"fusing goes from the earlier pair alone."
+        )
+
+
+def _files(given: Rasters, side: str) -> Iterator[tuple[str, str, str]]:
+    """(flag, which date, file) of every raster of a side."""
+    letter = side[0]
+    for number in "123":
+        files = getattr(given, f"{letter}{number}", ())
+        for file in (files,) if isinstance(files, str) else files:
+            if file:
+                yield f"{letter}{number}", number, file
+
+
+def _dates(given: Rasters) -> dict[str, list[Date]]:
+    """Dates by "1", "2" and "3", those of "2" in the order of `c2`."""
+    stated = {"1": [given.t1] if given.t1 else [], "2": list(given.t2)}
+    stated["3"] = [given.t3] if given.t3 else []
+    if given.t2 and len(given.t2) != len(given.c2):
+        raise errors.InputError(
+            f"--t2: expected a date for each of the {len(given.c2)} rasters of --c2, found "
+            f"{len(given.t2)}."
+        )
+    found: dict[str, list[Date]] = {"1": [], "2": [], "3": []}
+    for flag, number, file in (*_files(given, "fine"), *_files(given, "coarse")):
+        if number == "2":
+            known = stated["2"][len(found["2"])] if stated["2"] else None
+            found["2"].append(known or _date_of(flag, file))
+            continue
+        date = stated[number][0] if stated[number] else _date_of(flag, file)
+        if found[number] and found[number][0] != date:
+            raise errors.InputError(
+                f"{file}: expected the date of --f{number}, {found[number][0]}, found {date}; "
+                f"--t{number} says which holds."
+            )
+        found[number] = [date]
+    _check_order(found)
+    return found
+
+
+def _check_order(dates: dict[str, list[Date]]) -> None:
+    t1, seen = dates["1"][0], set()
+    for date in dates["2"]:
+        if date in seen:
+            raise errors.InputError(f"--c2: expected one raster a date, found two of {date}.")
+        seen.add(date)
+        if date <= t1:
+            raise errors.InputError(f"--c2: expected dates after --f1's, {t1}, found {date}.")
+    if dates["3"] and not (t1 < dates["3"][0] and dates["3"][0] not in seen):
+        raise errors.InputError(
+            f"--f3: expected a date after --f1's, {t1}, and other than --c2's, found "
+            f"{dates['3'][0]}."
+        )
+
+
+def _date_of(flag: str, file: str) -> Date:
+    """The date in a file's name.
+
+    Raises:
+        InputError: There is none, or there are several.
+    """
+    found = set()
+    for pattern in _DATES:
+        for match in re.finditer(pattern, Path(file).name):
+            part = {k: int(v) for k, v in match.groupdict().items() if k != "s"}
+            try:
+                if "doy" in part:
+                    date = Date(part["year"], 1, 1) + datetime.timedelta(part["doy"] - 1)
+                    if date.year != part["year"]:
+                        continue
+                else:
+                    date = Date(part["year"], part["month"], part["day"])
+            except ValueError:
+                continue
+            found.add(date)
+    if len(found) != 1:
+        what = ", ".join(map(str, sorted(found))) or "none"
+        raise errors.InputError(
+            f"{file}: expected one date in the name, such as 2001-07-11, 20010711 or 2001192, "
+            f"found {what}; --t{flag[1]} states it."
+        )
+    return found.pop()
+
+
+def _bands(given: Rasters) -> tuple[str, ...]:
+    count = rasters.info(given.f1).bands
+    own = rasters.info(given.f1).band_names
+    names = given.bands or given.usual
+    if not names and len(set(own)) == count and all(re.fullmatch(r"\w+", k) for k in own):
+        names = own
+    return tuple(names) or tuple(f"band{k + 1}" for k in range(count))
+
+
+def _places(file: str, flag: str, bands: Sequence[str]) -> dict[str, int]:
+    """The band number of each band: by the raster's own names, or by their order."""
+    stated = rasters.info(file)
+    own = [name.lower() for name in stated.band_names]
+    if all(own.count(band.lower()) == 1 for band in bands):
+        return {band: own.index(band.lower()) + 1 for band in bands}
+    if stated.bands != len(bands):
+        raise errors.InputError(
+            f"--{flag}: expected {len(bands)} bands ({', '.join(bands)}) in {file}, found "
+            f"{stated.bands}; --bands names them."
+        )
+    return {band: k + 1 for k, band in enumerate(bands)}
+
+
+def _side(
+    side: str, given: Rasters, dates: dict[str, list[Date]], bands: Sequence[str]
+) -> dict[str, Any]:
+    """A side of the description."""
+    coding: Coding = getattr(given, side)
+    table, places = {}, []
+    later = iter(dates["2"])
+    for flag, number, file in _files(given, side):
+        date = next(later) if number == "2" else dates[number][0]
+        table[date.isoformat()] = str(Path(file).absolute())
+        places.append((file, _places(file, flag, bands)))
+        stated = rasters.info(file)
+        if coding.scale is None and stated.scale is None:
+            raise errors.InputError(
+                f"{file}: expected a raster that states its scale, found none; "
+                f"--{side}_scale gives reflectance per digital number, such as 0.0001."
+            )
+        first = rasters.info(places[0][0])
+        if coding.scale is None and (stated.scale, stated.offset) != (first.scale, first.offset):
+            raise errors.InputError(
+                f"{file}: expected scale and offset as in {places[0][0]} ({first.scale}, "
+                f"{first.offset}), found {stated.scale}, {stated.offset}."
+            )
+    for file, place in places:
+        if place != places[0][1]:
+            raise errors.InputError(
+                f"{file}: expected its bands in the order of {places[0][0]}, found "
+                f"{', '.join(rasters.info(file).band_names)}."
+            )
+    raw: dict[str, Any] = {"table": table, "bands": places[0][1]}
+    for key in ("scale", "offset"):
+        if getattr(coding, key) is not None:
+            raw[key] = getattr(coding, key)
+    if coding.fill is not None:
+        raw["fill"] = [coding.fill]
+    if coding.valid_range is not None:
+        raw["valid_range"] = list(coding.valid_range)
+    return raw

@@ -1,0 +1,371 @@
+"""Many dates of a scene: which are finished already, and where the others are fused.
+
+A date is finished when both of its rasters are there, whole, and carry the fingerprint of what
+they are to be made from: images (name, size, time of change), how they are read, shifts, dates and
+model. Where a raster was made from anything else, nothing is begun unless it may be overwritten.
+
+Dates are independent of each other, so the files are the same wherever they are fused: in this
+process, in a pool of processes, or on a Dask cluster.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep import catalog, claims, errors, executors, rasters, records, triplets
+from stfnet_tf import checkpoints, fitting, fusion, presets, scene
+
+# Dates that go through the scene together: what they share is then read an eighth as often, and
+# their windows still fit in memory beside the network.
+TOGETHER = 8
+# Pixels of all dates that are fused before a pool of processes has started.
+_SMALL = 20_000_000
+# What a process needs beside its share of the cores.
+_WORKER_BYTES = 2 * 2**30
+# Counts up when what is written changes, so that older rasters are not taken for finished.
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the model comes from.
+
+    Attributes:
+        path: Folder of a training run, of an export, or of one fitted model a date.
+        exported: Whether it is an export.
+        wishes: For models that are fitted to each date, what the user asks of them.
+    """
+
+    path: Path
+    exported: bool = False
+    wishes: fitting.Wishes | None = None
+
+    def fingerprint(self) -> str:
+        """A name for all that the model depends on.
+
+        Raises:
+            InputError: There is no model.
+        """
+        if self.wishes is not None:
+            return _digest(dataclasses.asdict(self.wishes))
+        if self.exported:
+            files = sorted(k for k in self.path.rglob("*") if k.is_file())
+        else:
+            files = [self.path / presets.CONFIG_FILE, self.path / checkpoints.BEST]
+        try:
+            named = [[k.relative_to(self.path).as_posix(), _content(k)] for k in files]
+        except OSError as error:
+            raise errors.InputError(
+                f"{error.filename}: expected what training writes, found: {error.strerror}; train "
+                f"longer, or continue the run with the same command."
+            ) from None
+        return _digest(named)
+
+    def predictor(self, images: catalog.Catalog, triplet: triplets.Triplet) -> scene.Predictor:
+        """The model, fitted first where that is wished."""
+        if self.wishes is not None:
+            run = fitting.fit(images.dataset, triplet, self.path, self.wishes)
+            made = scene.Predictor.from_run(run, images)
+            # What the rasters say of it must not depend on where they lie.
+            return dataclasses.replace(made, name=f"fitted to {triplet}")
+        load = scene.Predictor.from_saved_model if self.exported else scene.Predictor.from_run
+        return dataclasses.replace(load(self.path.absolute(), images), name=str(self.path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the work is done.
+
+    Attributes:
+        kind: One of `executors.KINDS`.
+        workers: Processes; 0 takes what cores and memory allow, and this very process for little
+            work.
+        scheduler: Address of a Dask scheduler.
+    """
+
+    kind: str = "processes"
+    workers: int = 0
+    scheduler: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Date:
+    """A date to be fused.
+
+    Attributes:
+        triplet: t2 and its neighbours.
+        fingerprint: What its rasters are to be known by.
+        found: By what those that are there are known; None where there is none.
+    """
+
+    triplet: triplets.Triplet
+    fingerprint: str
+    found: tuple[str | None, ...]
+
+    @property
+    def other(self) -> bool:
+        """Whether what is there was made from anything else."""
+        return any(k not in (None, self.fingerprint) for k in self.found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """Dates that are fused together, in one process."""
+
+    images: catalog.Catalog
+    source: Source
+    model: str
+    dates: tuple[_Date, ...]
+    output_dir: Path
+    window: int
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which dates there are, and which of them are to be fused.
+
+    Attributes:
+        images: The scene's images.
+        source: The model.
+        model: Its fingerprint.
+        output_dir: Where the rasters go.
+        missing: Dates to be fused.
+        finished: Dates whose rasters are there.
+    """
+
+    images: catalog.Catalog
+    source: Source
+    model: str
+    output_dir: Path
+    missing: tuple[_Date, ...]
+    finished: tuple[triplets.Triplet, ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: catalog.Catalog,
+        source: Source,
+        dates: Sequence[triplets.Triplet],
+        output_dir: str | Path,
+        overwrite: bool = False,
+    ) -> "Plan":
+        """Looks at what is there.
+
+        Args:
+            images: The scene's images.
+            source: The model.
+            dates: What is wanted.
+            output_dir: Where the rasters go.
+            overwrite: Whether rasters made from anything else may be replaced.
+
+        Raises:
+            InputError: Such rasters are there and may not be, or there is no model.
+        """
+        folder = Path(output_dir)
+        model = source.fingerprint()
+        missing, finished = [], []
+        for triplet in dates:
+            fingerprint = _digest([_FORMAT, model, _inputs(images, triplet)])
+            date = _Date(triplet, fingerprint, _found(folder, triplet, images))
+            if set(date.found) == {fingerprint}:
+                finished.append(triplet)
+            elif date.other and not overwrite:
+                raise errors.InputError(
+                    f"{scene.paths(folder, triplet)[0]}: expected nothing, or rasters made from "
+                    f"the same images by the same model, found others; --overwrite replaces them."
+                )
+            else:
+                missing.append(date)
+        return cls(images, source, model, folder, tuple(missing), tuple(finished))
+
+    def run(self, window: int = 512, place: Place = Place()) -> Iterator[scene.Fused]:
+        """Fuses what is missing.
+
+        Args:
+            window: As for `scene.fuse_dates`.
+            place: Where.
+
+        Yields:
+            Each date once its rasters are there.
+
+        Raises:
+            InputError: A date cannot be fused, or a process was killed; what is finished stays.
+        """
+        for fused in itertools.chain.from_iterable(self._fused(window, place)):
+            # As the user named the folder; it was made absolute for processes elsewhere.
+            path, quality_path = scene.paths(self.output_dir, fused.triplet)
+            yield dataclasses.replace(fused, path=path, quality_path=quality_path)
+
+    def _fused(self, window: int, place: Place) -> Iterator[list[scene.Fused]]:
+        workers = self._workers(place)
+        tasks = self._tasks(workers, window, place)
+        if workers == 1 and place.kind == "processes":
+            # Each shows its own progress, and the first is done before the second begins.
+            yield from map(_fuse, tasks)
+            return
+        lost = (
+            f"{self.output_dir}: expected every process to finish its dates, found one killed "
+            f"(out of memory?); the same command goes on with the others, "
+            f"--workers={max(workers // 2, 1)} needs less."
+        )
+        with executors.make(place.kind, workers, place.scheduler) as pool:
+            pending = [pool.submit(_fuse, task) for task in tasks]
+            yield from executors.results(pending, "Fusing", lost)
+
+    def _workers(self, place: Place) -> int:
+        """How many processes are worth starting."""
+        if place.workers:
+            return place.workers
+        if place.scheduler:
+            return max(len(self.missing), 1)  # a cluster has as many as it has
+        height, width = self.images.grid.shape
+        little = self.source.wishes is None and height * width * len(self.missing) < _SMALL
+        if place.kind == "processes" and (little or len(self.missing) < 2):
+            return 1
+        affordable = max(_free_bytes() // _WORKER_BYTES, 1)
+        return max(min(executors.cores(), affordable, len(self.missing)), 1)
+
+    def _tasks(self, workers: int, window: int, place: Place) -> list[_Task]:
+        """Dates between the same fine images go together, a fitted model's each by itself."""
+        between: dict[Any, list[_Date]] = {}
+        for date in self.missing:
+            between.setdefault((date.triplet.t1, date.triplet.t3), []).append(date)
+        # A fit's sums depend on the number of threads in their last digits; fusing does not.
+        fitted = self.source.wishes is not None
+        own = workers > 1 and not (fitted or place.scheduler)
+        threads = max(executors.cores() // workers, 1) if own else 0
+        made = []
+        for dates in between.values():
+            size = 1 if fitted else min(TOGETHER, -(-len(dates) // workers))
+            for k in range(0, len(dates), size):
+                made.append(
+                    _Task(
+                        *(self.images, self.source, self.model, tuple(dates[k : k + size])),
+                        *(self.output_dir.absolute(), window, threads),
+                    )
+                )
+        return made
+
+
+_resident: dict[str, scene.Predictor] = {}
+
+
+def _fuse(task: _Task) -> list[scene.Fused]:
+    """Fuses dates together; runs in a worker process.
+
+    Raises:
+        InputError: As `scene.fuse_dates`; or another program is, or was, at work on a date.
+    """
+    if task.threads:  # TensorFlow reads it when it first computes
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(task.threads)
+    with contextlib.ExitStack() as held:
+        for date in task.dates:
+            image, quality = scene.paths(task.output_dir, date.triplet)
+            held.enter_context(claims.claim(image))
+            if _found(task.output_dir, date.triplet, task.images) != date.found:
+                raise errors.InputError(
+                    f"{image}: expected what was there when this program started, found it "
+                    f"written by another meanwhile."
+                )
+            rasters.sweep(image)
+            rasters.sweep(quality)
+        return scene.fuse_dates(
+            _predictor(task),
+            task.images,
+            [date.triplet for date in task.dates],
+            task.output_dir,
+            task.window,
+            [date.fingerprint for date in task.dates],
+        )
+
+
+def _predictor(task: _Task) -> scene.Predictor:
+    """The model; the next task of the same run finds it again."""
+    if task.source.wishes is not None:
+        (date,) = task.dates
+        if date.other:  # the model was fitted to other images, or otherwise
+            shutil.rmtree(task.source.path / date.triplet.t2.isoformat(), ignore_errors=True)
+        return task.source.predictor(task.images, date.triplet)
+    encodings = [dataclasses.asdict(task.images.encoding(k)) for k in ("fine", "coarse")]
+    key = _digest([task.model, str(task.source.path), task.images.dataset.bands, encodings])
+    if key not in _resident:
+        _resident.clear()
+        _resident[key] = task.source.predictor(task.images, task.dates[0].triplet)
+    return _resident[key]
+
+
+def _found(
+    folder: Path, triplet: triplets.Triplet, images: catalog.Catalog
+) -> tuple[str | None, ...]:
+    """For each raster of a date its fingerprint, "" where it has none, None where it is not."""
+    return tuple(_fingerprint(path, images.grid) for path in scene.paths(folder, triplet))
+
+
+def _fingerprint(path: Path, grid: rasters.Grid) -> str | None:
+    try:
+        stated = rasters.tags(path)
+        # A file that was cut off opens, but lacks what its end held.
+        rasters.close_all()
+        rasters.read(str(path), (), rasters.Window(grid.height - 1, grid.width - 1, 1, 1))
+    except (errors.InputError, ValueError):
+        return "" if path.exists() else None
+    finally:
+        rasters.close_all()
+    return stated.get(scene.FINGERPRINT_TAG, "")
+
+
+def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any]:
+    """All that the images of a triplet depend on, as JSON knows it."""
+    described = images.dataset
+    files, shifts = [], []
+    for name in fusion.BOTH_SIDES:
+        side, date = records.side_of(name), getattr(triplet, f"t{name[1]}")
+        if date is None:
+            continue
+        shifts.append([name, *map(repr, images.shift(side, date))])
+        for file in images.files_of(side, date):
+            stat = file.stat()
+            place = os.path.relpath(file, described.root)
+            files.append([name, place, stat.st_size, stat.st_mtime_ns])
+    sides = {}
+    for side in ("fine", "coarse"):
+        sides[side] = dataclasses.asdict(described.side(side))
+        # Where other dates lie has no part in it.
+        for key in ("files", "table"):
+            del sides[side][key]
+    return {
+        "dates": triplet.iso,
+        "bands": described.bands,
+        "files": files,
+        "shifts": shifts,
+        "grid": dataclasses.asdict(images.grid),
+        "sides": sides,
+    }
+
+
+def _digest(stated: Any) -> str:
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _free_bytes() -> int:
+    """Memory that may be had without taking it from others."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return _WORKER_BYTES * executors.cores()
