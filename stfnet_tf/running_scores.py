@@ -11,14 +11,25 @@ from stfnet_tf import strategies
 class RootMeanSquare(keras.metrics.Mean):
     """√(Σ weight x² / Σ weight)."""
 
-    def update(self, error: tf.Tensor, weight: tf.Tensor) -> None:
-        """Adds errors [batch, height, width, n] with weights [batch, height, width, 1]."""
-        error = tf.where(weight > 0, error, 0.0)
-        weight = tf.broadcast_to(tf.cast(weight, error.dtype), tf.shape(error))
-        self.update_state(error**2, weight)
+    def add(self, total: tf.Tensor, count: tf.Tensor) -> None:
+        """Adds Σ weight x² and Σ weight, scalars."""
+        self.total.assign_add(total)
+        self.count.assign_add(count)
 
     def result(self):
         return tf.sqrt(super().result())
+
+
+def _square_sums(error: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Σ weight error² of each band, [n], and Σ weight, in one pass over the pixels.
+
+    Args:
+        error: [batch, height, width, n]; anything, NaN included, where `weight` is 0.
+        weight: [batch, height, width, 1].
+    """
+    weight = tf.cast(weight, error.dtype)
+    weighted = tf.math.multiply_no_nan(error, tf.sqrt(weight))
+    return tf.reduce_sum(weighted**2, (0, 1, 2)), tf.reduce_sum(weight)
 
 
 class RunningScores:
@@ -49,11 +60,18 @@ class RunningScores:
             self._means[name].update_state(value * strategies.replicas())
 
     def update_errors(self, error: tf.Tensor, weight: tf.Tensor) -> None:
-        """Adds errors of a prediction, reflectance, to `rmse` and `rmse_<band>`."""
-        self._squares["rmse"].update(error, weight)
+        """Adds errors of a prediction, reflectance, to `rmse` and `rmse_<band>`.
+
+        Args:
+            error: [batch, height, width, bands].
+            weight: [batch, height, width, 1].
+        """
+        totals, count = _square_sums(error, weight)
+        self._squares["rmse"].add(tf.reduce_sum(totals), count * len(self._bands))
         for b, band in enumerate(self._bands):
-            self._squares[f"rmse_{band}"].update(error[..., b : b + 1], weight)
+            self._squares[f"rmse_{band}"].add(totals[b], count)
 
     def update_consistency(self, disagreement: tf.Tensor, weight: tf.Tensor) -> None:
-        """Adds F̂2⁺ − F̂2⁻, reflectance, to `consistency`."""
-        self._squares["consistency"].update(disagreement, weight)
+        """Adds F̂2⁺ − F̂2⁻, reflectance, to `consistency`; shapes as for `update_errors`."""
+        totals, count = _square_sums(disagreement, weight)
+        self._squares["consistency"].add(tf.reduce_sum(totals), count * len(self._bands))
