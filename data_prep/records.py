@@ -286,8 +286,9 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
         info: The data set's description.
 
     Returns:
-        `f1` … `c3`, digital numbers [height, width, bands] in each side's dtype; `valid_f1` …
-        `valid_c3`, bool [height, width, 1]; `dates` [3] strings, `origin` [2] int64 and `scene`.
+        `f1` … `c3`, digital numbers [height, width, bands] in each side's dtype; `valid`, uint8
+        [height, width, 1], bit k for image k, and the same as `valid_f1` … `valid_c3`, bool;
+        `dates` [3] strings, `origin` [2] int64 and `scene`.
         An absent image is all 0 and nowhere valid.
     """
     import tensorflow as tf
@@ -311,7 +312,7 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
     height, width = record["height"], record["width"]
     bands = len(info.bands)
     bits = tf.reshape(tf.io.decode_raw(record["valid"], tf.uint8), [height, width, 1])
-    parsed = {k: record[k] for k in ("dates", "origin", "scene")}
+    parsed = {k: record[k] for k in ("dates", "origin", "scene")} | {"valid": bits}
     with tf.control_dependencies(
         [tf.debugging.assert_equal(record["bands"], tf.constant(bands, tf.int64), "bands")]
     ):

@@ -5,8 +5,9 @@ would have seen, without reading what came before. So nothing here keeps state: 
 tiles in an epoch, the crops of a tile, their flips and rotations follow from the seed, the epoch
 and the tile's place in it.
 
-A tile is read and decoded once for all the crops that are cut from it. Crops of `MIXED_TILES`
-tiles are dealt out in turn, so that a batch holds crops of many tiles. Tiles follow one another
+A tile is read and decoded once for all the crops that are cut from it; cutting and turning one is
+a single gather of its pixels, in digital numbers. Crops of `MIXED_TILES` tiles are dealt out in
+turn, so that a batch holds crops of many tiles. Tiles follow one another
 without a break at the end of an epoch, hence every training batch is full.
 """
 
@@ -175,10 +176,7 @@ def training(
         return _random_crops(tile, patch_size, crops, key, augment)
 
     dataset = dataset.map(
-        lambda visit, serialized: (
-            visit,
-            _pad(_stack(records.parse(serialized, shards.info), shards.info), patch_size),
-        ),
+        lambda visit, serialized: (visit, _tile(serialized, shards.info, patch_size)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -227,10 +225,8 @@ def validation(
     )
 
     def whole(serialized):
-        tile = _pad(_stack(records.parse(serialized, shards.info), shards.info), size)
-        return {
-            k: tf.ensure_shape(v, [v.shape[0], size, size, v.shape[3]]) for k, v in tile.items()
-        }
+        tile = _tile(serialized, shards.info, size)
+        return {k: tf.ensure_shape(v, [size, size, v.shape[2]]) for k, v in tile.items()}
 
     dataset = dataset.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     missing = steps * batch_size * replicas - len(chosen[worker::workers])
@@ -259,7 +255,7 @@ def examples(shards: Shards, count: int) -> Iterator[tuple[str, Mapping[str, tf.
             t1, t2, t3 = (date.decode() for date in parsed["dates"].numpy())
             row, col = parsed["origin"].numpy()
             name = f"{t1} to {t3 or t2}, {t2}, row {row}, column {col}"
-            tile = _stack(parsed, shards.info)
+            tile = _interleaved(parsed)
             yield name, reflectance({k: v[None] for k, v in tile.items()}, shards.info)
 
 
@@ -269,7 +265,7 @@ def reflectance(
     """Stacked digital numbers to what the model takes.
 
     Args:
-        patches: A batch of what `_stack` returns.
+        patches: A batch of what `_interleaved` returns.
         info: The encodings.
 
     Returns:
@@ -290,9 +286,12 @@ def _converter(
     def convert(patches):
         batch = {}
         for k, name in enumerate(records.IMAGES):
-            encoding = fine if records.side_of(name) == "fine" else coarse
-            valid = patches["valid"][:, k]
-            dn = tf.cast(patches[records.side_of(name)][:, k % 3], tf.float32)
+            side = records.side_of(name)
+            encoding = fine if side == "fine" else coarse
+            valid = tf.bitwise.bitwise_and(patches["valid"], np.uint8(1 << k)) > 0
+            bands = patches[side].shape[-1] // 3
+            dn = patches[side][..., k % 3 * bands : (k % 3 + 1) * bands]
+            dn = tf.cast(dn, tf.float32)
             batch[name] = tf.where(valid, dn * encoding.scale + encoding.offset, 0.0)
             batch[f"valid_{name}"] = tf.cast(valid, tf.float32)
         return batch
@@ -358,59 +357,54 @@ def _chosen(shards: Shards, tiles: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * shards.records / count).astype(np.int64)
 
 
-def _stack(parsed: Mapping[str, tf.Tensor], info: records.DatasetInfo) -> dict[str, tf.Tensor]:
-    """Parsed images as three tensors, so that cropping and turning are three operations.
+def _tile(serialized: tf.Tensor, info: records.DatasetInfo, size: int) -> dict[str, tf.Tensor]:
+    """A record as `_interleaved`, filled up to `size` × `size`, below and to the right."""
+    tile = _interleaved(records.parse(serialized, info))
+    height, width = tf.unstack(tf.maximum(size - tf.shape(tile["valid"])[:2], 0))
+    margins = [[0, height], [0, width], [0, 0]]
+    # Most tiles need none, and padding by nothing is a copy as well.
+    return tf.cond(
+        height + width > 0,
+        lambda: {name: tf.pad(values, margins) for name, values in tile.items()},
+        lambda: tile,
+    )
+
+
+def _interleaved(parsed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """A parsed record with all that is known of a pixel side by side.
 
     Returns:
-        "fine" and "coarse", digital numbers of three dates [3, height, width, bands], and
-        "valid", bool [6, height, width, 1], in the order of `records.IMAGES`.
+        "fine" and "coarse", digital numbers [height, width, 3 × bands], date by date, and
+        "valid", uint8 [height, width, 1]: bit k is set where image k of `records.IMAGES` is valid.
     """
-    tile = {
-        side: tf.stack([parsed[k] for k in records.IMAGES if records.side_of(k) == side])
-        for side in ("fine", "coarse")
+    return {
+        **{
+            side: tf.concat([parsed[k] for k in records.IMAGES if records.side_of(k) == side], -1)
+            for side in ("fine", "coarse")
+        },
+        "valid": parsed["valid"],
     }
-    tile["valid"] = tf.stack([parsed[f"valid_{k}"] for k in records.IMAGES])
-    shape = {"fine": [3, None, None, len(info.bands)], "valid": [6, None, None, 1]}
-    return {k: tf.ensure_shape(v, shape.get(k, shape["fine"])) for k, v in tile.items()}
-
-
-def _pad(tile: Mapping[str, tf.Tensor], size: int) -> dict[str, tf.Tensor]:
-    """Fills a smaller tile up to `size` × `size` with invalid pixels, below and to the right."""
-    height, width = tf.unstack(tf.maximum(size - tf.shape(tile["valid"])[1:3], 0))
-    margins = [[0, 0], [0, height], [0, width], [0, 0]]
-    return {name: tf.pad(values, margins) for name, values in tile.items()}
 
 
 def _random_crops(
     tile: Mapping[str, tf.Tensor], size: int, count: int, key: tf.Tensor, augment: bool
 ) -> tf.data.Dataset:
     """`count` crops at random places, each turned at random; cut only when they are asked for."""
-    height, width = tf.unstack(tf.shape(tile["valid"])[1:3])
+    height, width = tf.unstack(tf.shape(tile["valid"])[:2])
 
     def draw(purpose: int, below: tf.Tensor | int) -> tf.Tensor:
         folded = tf.random.experimental.stateless_fold_in(key, purpose)
-        return tf.random.stateless_uniform([count], folded, 0, below, tf.int32)
+        return tf.random.stateless_uniform([count, 1, 1], folded, 0, below, tf.int32)
 
-    def crop(row, col, turn):
-        patch = {
-            name: tf.ensure_shape(
-                values[:, row : row + size, col : col + size],
-                [values.shape[0], size, size, values.shape[3]],
-            )
-            for name, values in tile.items()
-        }
-        return tf.switch_case(turn, [lambda k=k: _turn(patch, k) for k in range(SYMMETRIES)])
-
-    places = draw(0, height - size + 1), draw(1, width - size + 1)
-    turns = draw(2, SYMMETRIES if augment else 1)
-    return tf.data.Dataset.from_tensor_slices((*places, turns)).map(crop)
-
-
-def _turn(images: Mapping[str, tf.Tensor], number: int) -> dict[str, tf.Tensor]:
-    """One of the symmetries of the square, 0 for none; images are [·, size, size, ·]."""
-    swapped, flipped = number & 1, [axis for axis, bit in ((1, 2), (2, 4)) if number & bit]
-    turned = {}
-    for name, image in images.items():
-        image = tf.transpose(image, [0, 2, 1, 3]) if swapped else image
-        turned[name] = tf.reverse(image, flipped) if flipped else image
-    return turned
+    first = draw(0, height - size + 1) * width + draw(1, width - size + 1)
+    turn = draw(2, SYMMETRIES if augment else 1)
+    # Where in the window the pixel of each place comes from.
+    across = tf.range(size)[None, None, :]
+    down = tf.range(size)[None, :, None]
+    down = tf.where(turn & 2 > 0, size - 1 - down, down)
+    across = tf.where(turn & 4 > 0, size - 1 - across, across)
+    source = first + tf.where(turn & 1 > 0, across * width + down, down * width + across)
+    pixels = {k: tf.reshape(v, [-1, v.shape[2]]) for k, v in tile.items()}
+    return tf.data.Dataset.from_tensor_slices(source).map(
+        lambda chosen: {name: tf.gather(values, chosen) for name, values in pixels.items()}
+    )
