@@ -1,7 +1,11 @@
 r"""Predicts the same dates with several methods and scores them side by side.
 
     python -m stfnet_tf.compare --dataset=configs/boreal2001.toml --output_dir=comparison \
-        --methods=copy,starfm,estarfm,plus=runs/boreal2001
+        --methods=copy,starfm,estarfm,plus,trained=runs/boreal2001
+
+A method is the name of one in `stfnet_tf.baselines`; or a preset of StfNet, such as plus or paper,
+which is first fitted to each date as `fuse --fit` does (`fit_seconds`); or NAME=FOLDER, a StfNet
+that was trained before.
 
 All methods get the same images and masks and are scored by the same measures over the same pixels:
 those that are valid in the truth and that every method has predicted (`coverage` is the share that
@@ -17,18 +21,19 @@ and memory, a sheet of all predictions and their errors, and the APA diagram.
 import concurrent.futures
 import multiprocessing
 import resource
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from data_prep import entry, errors, progress
-from stfnet_tf import evaluate
+from stfnet_tf import evaluate, presets
 
 if TYPE_CHECKING:
-    from data_prep import catalog
+    from data_prep import catalog, dataset, triplets
     from stfnet_tf import cases, panels, scores
     from stfnet_tf.baselines import base
 
@@ -42,9 +47,11 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "methods",
         [],
-        "Names of methods, and NAME=FOLDER for each trained StfNet (default: every method).",
+        "Names of methods; presets of StfNet, fitted to each date first "
+        f"({', '.join(presets.PRESETS)}); NAME=FOLDER for each trained StfNet (default: every "
+        "method, and plus).",
     )
-    flags.DEFINE_integer("seed", 0, "Of the methods that draw random numbers.")
+    flags.DEFINE_integer("seed", 1, "Of all that draws random numbers.")
     flags.DEFINE_boolean(
         "save_predictions",
         False,
@@ -58,30 +65,38 @@ def main(argv: Sequence[str]) -> None:
     evaluate.require("output_dir", "a folder")
     from stfnet_tf.baselines import base
 
-    specs = FLAGS.methods or list(base.names())
-    names = [base.method(spec).name for spec in specs]
-    if len(set(names)) < len(names):
-        raise errors.InputError(f"--methods: expected every name once, found {', '.join(names)}.")
-    methods = {spec: base.method(spec) for spec in specs}
+    specs = FLAGS.methods or [*base.names(), "plus"]
+    methods = {spec: base.method(spec) for spec in specs if spec not in presets.PRESETS}
+    names = {spec: methods[spec].name if spec in methods else spec for spec in specs}
+    if len(set(names.values())) < len(specs):
+        raise errors.InputError(
+            f"--methods: expected every name once, found {', '.join(names.values())}."
+        )
     images, read = evaluate.read_cases(list(methods.values()), FLAGS.seed)
     print(
-        f"Comparing {', '.join(names)} on {', '.join(case.label for case in read)} of "
+        f"Comparing {', '.join(names.values())} on {', '.join(case.label for case in read)} of "
         f"'{images.dataset.name}' into {FLAGS.output_dir}",
         flush=True,
     )
     jobs = [
         (spec, case)
         for case in read
-        for spec, method in methods.items()
-        if evaluate.usable(method, case)
+        for spec in specs
+        if spec not in methods or evaluate.usable(methods[spec], case)
     ]
     results: dict[str, dict[str, base.Prediction]] = {case.label: {} for case in read}
     costs = {}
     for spec, case in progress.track(jobs, "Predicting", len(jobs)):
-        name = methods[spec].name
-        prediction, seconds, peak = run_alone(spec, case.inputs)
+        name, cost = names[spec], {}
+        if spec not in methods:
+            folder = Path(FLAGS.output_dir) / "models" / name / "_".join(case.triplet.iso)
+            run, *fitting = alone(_fitted, spec, images.dataset, case.triplet, folder, FLAGS.seed)
+            cost = dict(zip(("fit_seconds", "peak_mib"), fitting, strict=True))
+            spec = f"{name}={run}"
+        prediction, seconds, peak = alone(_timed, spec, case.inputs)
         results[case.label][name] = prediction
-        costs[name, case.label] = {"seconds": seconds, "peak_mib": peak / 2**20}
+        cost |= {"seconds": seconds, "peak_mib": max(peak, cost.get("peak_mib", 0))}
+        costs[name, case.label] = cost
         if FLAGS.save_predictions:
             save(images, case, name, prediction, Path(FLAGS.output_dir) / "predictions")
     made = [results[case.label] for case in read]
@@ -108,19 +123,33 @@ def _draw(
     print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
 
 
-def run_alone(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, int]":
-    """Predicts in a new process.
-
-    Returns:
-      The prediction, its seconds, and the process' largest resident memory in bytes.
-    """
+def alone(function: Callable, *arguments: Any) -> Any:
+    """Calls a function in a new process, so that time and memory are its own."""
     # A new interpreter, not a fork: a fork would start with this process' memory.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        return executor.submit(_timed, spec, inputs).result()
+        return executor.submit(function, *arguments).result()
 
 
-def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, int]":
+def _fitted(
+    preset: str,
+    described: "dataset.Dataset",
+    triplet: "triplets.Triplet",
+    folder: Path,
+    seed: int,
+) -> tuple[Path, float, float]:
+    """Fits a preset to one date: the run's folder, the seconds, and the peak memory in MiB."""
+    from stfnet_tf import fitting
+
+    # What an earlier comparison left would only be continued, in no time.
+    shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    run = fitting.fit(described, triplet, folder, fitting.Wishes(preset, {"seed": seed}))
+    return run, time.perf_counter() - start, _peak_memory()
+
+
+def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, float]":
+    """Predicts: the prediction, the seconds, and the peak memory in MiB."""
     from stfnet_tf.baselines import base
 
     method = base.method(spec)
@@ -135,14 +164,14 @@ def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, i
     return prediction, seconds, peak
 
 
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+def _peak_memory() -> float:
+    """Largest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.is_file():
         # getrusage's maximum outlives exec, so it may be the parent's.
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def save(

@@ -40,6 +40,7 @@ IMAGE_MEASURES = ("sam_deg", "ergas")
 BEST = {
     "rmse": -1, "bias": 0, "aad": -1, "cc": 1, "psnr": 1, "ssim": 1, "uiqi": 1, "edge": 0, "lbp": 0,
     "sam_deg": -1, "ergas": -1, "consistency": -1, "coverage": 1, "seconds": -1, "peak_mib": -1,
+    "fit_seconds": -1,
 }  # fmt: skip
 
 
@@ -243,7 +244,8 @@ class Scores:
       pixels: number of pixels valid in reference and prediction.
       per_band: measure -> one number a band.
       image: measures of all bands together; `coverage`, the share of the truth's pixels that the
-        method predicts at all; costs: `seconds`, `peak_mib`.
+        method predicts at all; costs: `seconds`, `peak_mib`, and `fit_seconds` where a model was
+        fitted to this very date first.
     """
 
     method: str
@@ -411,7 +413,7 @@ class Report:
 
     def measures(self) -> tuple[str, ...]:
         """Names of the measures that any entry has, in the order of the tables."""
-        extras = ("coverage", "seconds", "peak_mib")
+        extras = ("coverage", "fit_seconds", "seconds", "peak_mib")
         known = (*BAND_MEASURES, "consistency", *IMAGE_MEASURES, *extras)
         have = {name for s in self.scores for name in (*s.per_band, *s.image)}
         return tuple(name for name in known if name in have)
@@ -487,7 +489,7 @@ def _badness(measure: str, value: float) -> float:
 def _format(measure: str, value: float) -> str:
     if math.isnan(value):
         return "–"
-    digits = {"psnr": 2, "sam_deg": 3, "ergas": 3, "seconds": 1, "peak_mib": 0}
+    digits = {"psnr": 2, "sam_deg": 3, "ergas": 3, "seconds": 1, "fit_seconds": 0, "peak_mib": 0}
     signed = "+" if measure in ("bias", "edge", "lbp") else ""
     default = 5 if measure in ("rmse", "bias", "aad", "consistency") else 4
     return f"{value:{signed}.{digits.get(measure, default)}f}"

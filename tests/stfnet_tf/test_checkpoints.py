@@ -1,0 +1,28 @@
+"""What is saved of a model is all that it is."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stfnet_tf import checkpoints, presets
+from stfnet_tf import model as stfnet_model
+
+
+@pytest.mark.parametrize(
+    ("preset", "supervision"), [("paper", "triplet"), ("plus", "pair"), ("plus", "triplet")]
+)
+def test_every_variable_of_a_model_comes_back(tmp_path, preset, supervision):
+    config = presets.build(preset, bands=("red", "nir"), ratio=4.0, supervision=supervision)
+    config.save(tmp_path)
+    saved = stfnet_model.StfNet(config)
+    saved.compile("sgd")
+    rng = np.random.default_rng(1)
+    for variable in saved.weights:
+        variable.assign(rng.uniform(size=variable.shape))
+    state = checkpoints.RunState()
+    checkpoints.Checkpoints(tmp_path, saved, state, tf.distribute.get_strategy()).save_best()
+    loaded = checkpoints.load_model(tmp_path)
+    assert config.level_sigma == 0 or any("persistence" in w.name for w in loaded.weights)
+    assert len(loaded.weights) == len(saved.weights)
+    for ours, theirs in zip(loaded.weights, saved.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.name)
