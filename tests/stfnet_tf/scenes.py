@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from data_prep import catalog, dataset, rasters, records
-from stfnet_tf import fusion, model, presets, scene
+from stfnet_tf import checkpoints, fusion, model, presets, scene
 
 BANDS = ("red", "nir")
 DATES = ("2001-05-24", "2001-07-11", "2001-08-12")
@@ -34,21 +35,38 @@ size = 32
 """
 
 
-def make(folder: Path, without: tuple[str, ...] = ()) -> catalog.Catalog:
-    """Three dates of fine and coarse images with a few clouds; `without` names missing files."""
+def make(
+    folder: Path,
+    without: tuple[str, ...] = (),
+    between: tuple[str, ...] = (),
+    grid: rasters.Grid = GRID,
+    floating: bool = False,
+) -> catalog.Catalog:
+    """Three dates of fine and coarse images with a few clouds.
+
+    Args:
+        folder: Where the files go.
+        without: Names of files that are missing.
+        between: More dates that have a coarse image alone.
+        grid: Of all images.
+        floating: Whether they hold reflectance as float32, not digital numbers as int16.
+    """
     rng = np.random.default_rng(0)
-    base = rng.uniform(500, 4000, (*GRID.shape, 2))
-    for k, date in enumerate(DATES):
+    base = rng.uniform(500, 4000, (*grid.shape, 2))
+    for k, date in enumerate((*DATES, *between)):
         fine = base * (1 + 0.1 * k) + rng.normal(0, 30, base.shape)
         coarse = fine + rng.normal(0, 60, base.shape)
         for side, image in (("fine", fine), ("coarse", coarse)):
             name = f"{side}_{date.replace('-', '')}.tif"
-            if name in without:
+            if name in without or (side == "fine" and date in between):
                 continue
             pixels = image.astype(np.int16)
             pixels[5 * k : 5 * k + 4, 8:15] = -9999
-            rasters.write(folder / name, pixels, GRID, nodata=-9999, band_names=BANDS)
-    (folder / "made.toml").write_text(TOML)
+            if floating:
+                pixels = np.where(pixels == -9999, -9999, pixels * 1e-4).astype(np.float32)
+            rasters.write(folder / name, pixels, grid, nodata=-9999, band_names=BANDS)
+    text = TOML.replace("scale = 0.0001", "scale = 1.0") if floating else TOML
+    (folder / "made.toml").write_text(text)
     return catalog.Catalog(dataset.load(folder / "made.toml", folder))
 
 
@@ -79,3 +97,13 @@ def network(**changes) -> model.StfNet:
 def predictor(images: catalog.Catalog, **changes) -> scene.Predictor:
     """A predictor without a training run."""
     return scene.Predictor.of("made", fusion.Fusion(network(**changes), info(images)))
+
+
+def run(folder: Path, images: catalog.Catalog, **changes) -> Path:
+    """What a training run leaves of such a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = network(**changes)
+    made.config.save(folder)
+    info(images).save(folder)
+    keras.Model(made.inputs, made.outputs).save_weights(str(folder / checkpoints.BEST))
+    return folder

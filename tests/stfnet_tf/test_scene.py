@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from data_prep import errors, rasters, triplets
+from data_prep import catalog, errors, rasters, triplets
 from stfnet_tf import export, fusion, scene
 from tests.stfnet_tf import scenes
 
@@ -51,6 +51,82 @@ def test_whole_image_weights_do_not_depend_on_the_window(images, tmp_path):
     )
     assert np.max(np.abs(one.astype(int) - many)) <= 1
     assert np.mean(one != many) < 1e-3
+
+
+def test_windows_of_any_size_agree_to_a_millionth_of_reflectance(tmp_path):
+    images = scenes.make(tmp_path, floating=True)
+    predictor = scenes.predictor(images)
+    expected, *others = (
+        rasters.read(str(scene.fuse(predictor, images, TRIPLET, tmp_path / str(w), w).path))
+        for w in (512, 32, 45)
+    )
+    assert expected.dtype == np.float32 and expected.max() > 0.3
+    for found in others:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("combination", ["global", "local"])
+def test_dates_fused_together_are_those_fused_alone(tmp_path, combination):
+    """A one-sided date among them, and one between other fine images."""
+    images = scenes.make(tmp_path, between=("2001-06-20", "2001-08-30"))
+    predictor = scenes.predictor(images, combination=combination)
+    days = [datetime.date.fromisoformat(k) for k in (*scenes.DATES, "2001-06-20", "2001-08-30")]
+    dates = [
+        TRIPLET,
+        triplets.Triplet(days[0], days[3], days[2]),
+        triplets.Triplet(days[2], days[4], None),
+    ]
+    together = scene.fuse_dates(predictor, images, dates, tmp_path / "together", 32)
+    assert [k.triplet for k in together] == dates
+    for triplet, one in zip(dates, together, strict=True):
+        alone = scene.fuse(predictor, images, triplet, tmp_path / "alone", 32)
+        assert (one.rmse, one.pixels, one.known) == (alone.rmse, alone.pixels, alone.known)
+        assert one.path.read_bytes() == alone.path.read_bytes()
+        assert one.quality_path.read_bytes() == alone.quality_path.read_bytes()
+
+
+def test_what_dates_share_is_read_once(tmp_path, monkeypatch):
+    images = scenes.make(tmp_path, between=("2001-06-20",))
+    day = datetime.date(2001, 6, 20)
+    dates = [TRIPLET, triplets.Triplet(TRIPLET.t1, day, TRIPLET.t3)]
+    reads = []
+    read = catalog.Catalog.read
+
+    def counted(self, side, date, window=None):
+        reads.append((side, date, window))
+        return read(self, side, date, window)
+
+    monkeypatch.setattr(catalog.Catalog, "read", counted)
+    scene.fuse_dates(
+        scenes.predictor(images, combination="local"), images, dates, tmp_path / "out", 32
+    )
+    outer = [k for k in reads if k[1] in (TRIPLET.t1, TRIPLET.t3)]
+    assert outer and len(outer) == len(set(outer))
+
+
+@pytest.mark.parametrize("size", [70, 700])
+def test_rasters_are_cloud_optimized_by_gdals_own_judgement(tmp_path, size):
+    from osgeo import gdal
+    from osgeo_utils.samples import validate_cloud_optimized_geotiff
+
+    grid = rasters.Grid(size, 50 if size < 512 else size, scenes.GRID.geotransform, scenes.GRID.crs)
+    images = scenes.make(tmp_path, grid=grid)
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
+    for path in (fused.path, fused.quality_path):
+        warnings, found, _ = validate_cloud_optimized_geotiff.validate(str(path), full_check=True)
+        assert not found and not warnings
+        opened = gdal.Open(str(path))
+        assert (opened.GetRasterBand(1).GetOverviewCount() > 0) == (size > 512)
+
+
+def test_overviews_mix_no_sides(tmp_path):
+    """What is none of the four codes was averaged."""
+    grid = rasters.Grid(600, 600, scenes.GRID.geotransform, scenes.GRID.crs)
+    images = scenes.make(tmp_path, grid=grid)
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
+    small = rasters.read(str(fused.quality_path), shape=(300, 300))[..., -1]
+    whole = rasters.read(str(fused.quality_path))[..., -1]
+    assert set(np.unique(small)) <= set(np.unique(whole))
 
 
 def test_raster_states_all_that_the_fine_images_state(images, tmp_path):
@@ -115,7 +191,7 @@ def test_other_bands_are_refused(images, tmp_path):
     version = export.save(made, tmp_path / "made")
     other = tmp_path / "other"
     other.mkdir()
-    catalog = scenes.make(other)
-    object.__setattr__(catalog.dataset, "bands", ("red", "swir1"))
+    elsewhere = scenes.make(other)
+    object.__setattr__(elsewhere.dataset, "bands", ("red", "swir1"))
     with pytest.raises(errors.InputError, match="found one for red, nir"):
-        scene.Predictor.from_saved_model(version, catalog)
+        scene.Predictor.from_saved_model(version, elsewhere)
