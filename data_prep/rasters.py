@@ -591,8 +591,19 @@ _CREATION = {
         "BIGTIFF=IF_SAFER",
     ),
     "ENVI": (),
-    "COG": ("COMPRESS=DEFLATE", "BLOCKSIZE=256", "BIGTIFF=IF_SAFER"),
+    # Differences of neighbours at the lowest level: smaller than whole numbers at the highest, in a
+    # quarter of the time.
+    "COG": (
+        "COMPRESS=DEFLATE",
+        "LEVEL=1",
+        "PREDICTOR=YES",
+        "BLOCKSIZE=256",
+        "BIGTIFF=IF_SAFER",
+        "NUM_THREADS=ALL_CPUS",
+    ),
 }
+# What a COG is built from is read once and removed, so nothing is gained by compressing it.
+_SCRATCH = ("TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256", "BIGTIFF=IF_SAFER")
 
 
 @contextlib.contextmanager
@@ -704,7 +715,7 @@ def create(
             grid.height,
             bands,
             code,
-            options=list(_CREATION["GTiff"] if staged else options),
+            options=list(_SCRATCH if staged else options),
         )
         writer = Writer(handle)
         try:

@@ -4,6 +4,7 @@ Scaling, masks, change operator, streams and combination are all in its graph, s
 what its rasters hold and gets what its rasters hold back.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import records
-from stfnet_tf import checkpoints, combination, presets, psf
+from stfnet_tf import checkpoints, combination, expected_error, presets, psf
 from stfnet_tf import model as stfnet_model
 
 BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
@@ -26,7 +27,8 @@ class Fusion(tf.Module):
 
         f2       digital numbers in the fine images' encoding; `nodata` where nothing is known
         quality  expected absolute error in reflectance, float32; NaN where it is not known: where
-                 f2 is not, and where only one side gave it, far from pixels that both gave
+                 f2 is not and, as long as a model is not calibrated, where only one side gave it,
+                 far from pixels that both gave
         sides    uint8 [batch, height, width, 1]: 3 both streams, 1 forward only, 2 backward
                  only, 0 none
 
@@ -100,8 +102,12 @@ class Fusion(tf.Module):
                 reflectance, valid = decode(tf.identity(batch[k]), self.info.encoding(k))
                 if f"valid_{k}" in batch:
                     valid &= batch[f"valid_{k}"][..., None]
-                prepared[k] = tf.where(valid, reflectance, 0.0)
-                prepared[f"valid_{k}"] = tf.cast(valid, tf.float32)
+                mask = tf.cast(valid, tf.float32)
+                # What integers decode to is finite: a product does, in a third of the time.
+                masked = reflectance * mask
+                if not batch[k].dtype.is_integer:
+                    masked = tf.where(valid, reflectance, 0.0)
+                prepared |= {k: masked, f"valid_{k}": mask}
         return prepared
 
     def _coarse_change(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -167,11 +173,10 @@ def halo(config: presets.ModelConfig) -> int:
         stream += psf.radius(config.psf_sigma) + psf.radius(config.back_projection_sigma)
     neighbourhood = psf.radius(config.combination_sigma * ratio)
     weights = {"local": coarse + neighbourhood, "discrepancy": 2 * neighbourhood}
-    return max(
-        stream + psf.radius(config.psf_sigma),  # the quality layer looks around
-        weights.get(config.combination, 0),
-        psf.radius(config.level_sigma * ratio),
-    )
+    fused = max(stream, weights.get(config.combination, 0), psf.radius(config.level_sigma * ratio))
+    # The quality layer looks around.
+    seen, predicted = expected_error.reach(config)
+    return max(stream + psf.radius(config.psf_sigma), fused + predicted, seen)
 
 
 def _shape_checks(batch: Mapping[str, tf.Tensor], bands: int) -> list[tf.Operation]:
@@ -202,19 +207,19 @@ def decode(dn: tf.Tensor, encoding: records.Encoding) -> tuple[tf.Tensor, tf.Ten
         encoding: What the digital numbers mean.
 
     Returns:
-        Reflectance, float32, 0 where not a number; and where all bands are valid, bool [batch,
-        height, width, 1].
+        Reflectance, float32, anything where not valid; and where all bands are valid, bool
+        [batch, height, width, 1].
     """
     value = tf.cast(dn, tf.float32)
-    valid = tf.math.is_finite(value)
+    bounds = [] if dn.dtype.is_integer else [tf.math.is_finite(value)]
     if encoding.fill is not None and np.isfinite(encoding.fill):
-        valid &= value != np.float32(encoding.fill)
+        bounds.append(value != np.float32(encoding.fill))
     if encoding.valid_min is not None:
-        valid &= value >= encoding.valid_min
+        bounds.append(value >= encoding.valid_min)
     if encoding.valid_max is not None:
-        valid &= value <= encoding.valid_max
-    reflectance = tf.where(valid, value, 0.0) * encoding.scale + encoding.offset
-    return reflectance, tf.reduce_all(valid, -1, keepdims=True)
+        bounds.append(value <= encoding.valid_max)
+    valid = functools.reduce(tf.logical_and, bounds) if bounds else tf.ones_like(dn, tf.bool)
+    return value * encoding.scale + encoding.offset, tf.reduce_all(valid, -1, keepdims=True)
 
 
 def encode(reflectance: tf.Tensor, known: tf.Tensor, encoding: records.Encoding) -> tf.Tensor:

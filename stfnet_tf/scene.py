@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import stfnet_tf
 from data_prep import catalog, errors, progress, rasters, records, tiles, triplets
-from stfnet_tf import checkpoints, fusion, model_card, presets
+from stfnet_tf import checkpoints, fusion, model_card, presets, psf
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
 READ_AHEAD = 2
@@ -320,7 +320,9 @@ def _whole_image_changes(
     if predictor.config.combination != "global":
         return [{k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}] * len(dates)
     sums: list[collections.Counter[str]] = [collections.Counter() for _ in dates]
-    read = _read_ahead(images, dates, cells, predictor.halo)
+    # What the coarse change at a pixel depends on, and no more.
+    halo = psf.radius(predictor.config.coarse_filter_sigma)
+    read = _read_ahead(images, dates, cells, halo)
     for _, inner, batches in progress.track(read, f"Measuring {_named(dates)}", len(cells)):
         for total, batch in zip(sums, batches, strict=True):
             own = dict(batch)
