@@ -310,7 +310,7 @@ def calibration(
     ax.set_ylim(0, top)
     ax.set_aspect("equal")
     ax.set_xlabel("predicted error, reflectance")
-    ax.set_ylabel("true error (RMS of the bin), reflectance")
+    ax.set_ylabel("true absolute error (mean of the bin), reflectance")
     ax.set_title(title, fontsize=11)
     ax.legend(fontsize=9, frameon=False)
     return _save(figure, path)

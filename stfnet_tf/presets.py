@@ -17,6 +17,7 @@ CHANGE_OPERATORS = ("difference", "log", "logit")
 COMBINATIONS = ("equal", "global", "local", "discrepancy")
 SUPERVISIONS = ("pair", "triplet")
 STARTS = ("random", "ridge")
+EXPECTED_ERRORS = ("disagreement", "calibrated")
 
 # Full width at half maximum of a Gaussian / its standard deviation.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -64,6 +65,10 @@ class ModelConfig:
         level_sigma: σ, in coarse pixels, at which fine and coarse image of a date are compared;
             what does not persist from t1 to t3 is taken out of the prediction. 0 for never.
 
+        expected_error: What the quality layer is: "disagreement", how far both sides differ; or
+            "calibrated", a regression learned after training where errors are known, which falls
+            back to the former where there was too little to learn from.
+
         ratio: Coarse pixel size / fine pixel size.
         psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in
             coarse pixels.
@@ -98,6 +103,7 @@ class ModelConfig:
     switch: float = 0.2
     combination_sigma: float = 1.0
     level_sigma: float = 0.0
+    expected_error: str = "disagreement"
 
     ratio: float = 16.0
     psf_fwhm: float = 1.0
@@ -116,6 +122,7 @@ class ModelConfig:
         self._one_of("combination", COMBINATIONS)
         self._one_of("supervision", SUPERVISIONS)
         self._one_of("start", STARTS)
+        self._one_of("expected_error", EXPECTED_ERRORS)
         if not self.bands:
             raise errors.InputError("bands: expected at least one band name, found none.")
         if len(self.kernel_sizes) != len(self.filters) + 1:
@@ -219,6 +226,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "plus": {
         "both_fine": True,
         "combination": "discrepancy",
+        "expected_error": "calibrated",
     },
 }
 # What a preset sets apart for one way of supervision.

@@ -335,7 +335,7 @@ class Calibration:
       band: name of the band, or of the bands taken together.
       spearman: rank correlation of predicted and true absolute error, over pixels.
       predicted: mean predicted error of each bin, reflectance; bins hold equally many pixels.
-      actual: root mean squared true error in each bin.
+      actual: mean absolute true error in each bin, reflectance.
       pixels: pixels in each bin.
     """
 
@@ -373,7 +373,7 @@ def calibrate(
         band,
         spearman,
         tuple(float(p[i].mean()) for i in parts),
-        tuple(float(np.sqrt(np.mean(e[i] ** 2))) for i in parts),
+        tuple(float(e[i].mean()) for i in parts),
         tuple(len(i) for i in parts),
     )
 
