@@ -188,7 +188,7 @@ def fuse(
     images: catalog.Catalog,
     triplet: triplets.Triplet,
     output_dir: str | Path,
-    window: int = 512,
+    window: int = 1024,
 ) -> Fused:
     """Fuses one date of a scene; see `fuse_dates`."""
     return fuse_dates(predictor, images, [triplet], output_dir, window)[0]
@@ -199,7 +199,7 @@ def fuse_dates(
     images: catalog.Catalog,
     dates: Sequence[triplets.Triplet],
     output_dir: str | Path,
-    window: int = 512,
+    window: int = 1024,
     fingerprints: Sequence[str] = (),
 ) -> list[Fused]:
     """Fuses dates of a scene, each into `<output_dir>/<date>.tif` and `<date>_quality.tif`.
@@ -321,7 +321,8 @@ def _whole_image_changes(
         return [{k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}] * len(dates)
     sums: list[collections.Counter[str]] = [collections.Counter() for _ in dates]
     # What the coarse change at a pixel depends on, and no more.
-    halo = psf.radius(predictor.config.coarse_filter_sigma)
+    config = predictor.config
+    halo = psf.radius(config.coarse_filter_sigma) + psf.radius(config.back_projection_sigma)
     read = _read_ahead(images, dates, cells, halo)
     for _, inner, batches in progress.track(read, f"Measuring {_named(dates)}", len(cells)):
         for total, batch in zip(sums, batches, strict=True):
