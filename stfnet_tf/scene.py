@@ -26,6 +26,9 @@ from stfnet_tf import checkpoints, fusion, model_card, presets, psf
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
 READ_AHEAD = 2
+# Height and width of what is fused at a time, in pixels: as large as 2 GiB of memory allow, because
+# a larger window has a smaller share of halo.
+WINDOW = 1024
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 FINGERPRINT_TAG = "STFNET_FINGERPRINT"
@@ -188,7 +191,7 @@ def fuse(
     images: catalog.Catalog,
     triplet: triplets.Triplet,
     output_dir: str | Path,
-    window: int = 1024,
+    window: int = WINDOW,
 ) -> Fused:
     """Fuses one date of a scene; see `fuse_dates`."""
     return fuse_dates(predictor, images, [triplet], output_dir, window)[0]
@@ -199,7 +202,7 @@ def fuse_dates(
     images: catalog.Catalog,
     dates: Sequence[triplets.Triplet],
     output_dir: str | Path,
-    window: int = 1024,
+    window: int = WINDOW,
     fingerprints: Sequence[str] = (),
 ) -> list[Fused]:
     """Fuses dates of a scene, each into `<output_dir>/<date>.tif` and `<date>_quality.tif`.

@@ -186,7 +186,7 @@ class Plan:
                 missing.append(date)
         return cls(images, source, model, folder, tuple(missing), tuple(finished))
 
-    def run(self, window: int = 1024, place: Place = Place()) -> Iterator[scene.Fused]:
+    def run(self, window: int = scene.WINDOW, place: Place = Place()) -> Iterator[scene.Fused]:
         """Fuses what is missing.
 
         Args:
