@@ -1,12 +1,13 @@
 # make demo   the main job on a simulated landscape, from rasters to a served model
 # make test   the checks and the tests
-# Either does its whole set-up first, once.
+# make bench  how fast it is, against what else one might take; make bench ONLY=training_step
+# Each does its whole set-up first, once.
 
 # What the README names, and nothing that a shell may have left behind.
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest lint
+.PHONY: demo test test-oldest lint bench
 
 EXTRAS := dev,distributed,serving
 RUN := .venv/bin/python -m
@@ -28,3 +29,10 @@ test: lint
 test-oldest:
 	@./install.sh .venv-oldest dev,addons,distributed,serving
 	TF_USE_LEGACY_KERAS=1 .venv-oldest/bin/python -m pytest
+
+# Against PyTorch, too; an environment of its own, because that is large. ONLY=fusing,reading runs
+# some, ROUNDS=9 repeats more often, QUICK=1 sees in a few minutes that all of it works.
+bench:
+	@./install.sh .venv-bench bench
+	.venv-bench/bin/python -m benchmarks.run --only=$(ONLY) --rounds=$(or $(ROUNDS),5) \
+	    $(if $(QUICK),--quick)

@@ -96,7 +96,7 @@ class Fusion(tf.Module):
 
     def _prepare(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Digital numbers to what the model takes: reflectance, 0 where invalid, and masks."""
-        prepared = {}
+        prepared: dict[str, tf.Tensor] = {}
         with tf.control_dependencies(_shape_checks(batch, len(self.info.bands))):
             for k in BOTH_SIDES:
                 reflectance, valid = decode(tf.identity(batch[k]), self.info.encoding(k))

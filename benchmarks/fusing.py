@@ -1,0 +1,181 @@
+"""Fusing scenes of ever larger size, against the bare network and against STARFM and ESTARFM.
+
+Each size has a process of its own, so that its peak memory can be told.
+"""
+
+import concurrent.futures
+import multiprocessing
+import resource
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import measure, network, workload
+from benchmarks.table import AtLeast, AtMost, Options, Report
+from stfnet_tf import presets
+
+SIZES = (1000, 2000, 4000, 7000)
+QUICK_SIZES = (500, 1000)
+# Pixels after which the bare network's rate is known well enough.
+BARE_PIXELS = 4_000_000
+OTHERS = ("starfm", "estarfm")
+OTHERS_SIZE = 300
+MEMORY_SIZES = (2000, 7000)
+
+
+def run(options: Options) -> Report:
+    """Whole scenes from rasters to rasters, with the `paper` preset of six bands."""
+    report = Report()
+    sizes = QUICK_SIZES if options.quick else SIZES
+    seconds, peaks = {}, {}
+    for size in sizes:
+        seconds[size], peaks[size] = _alone(_of_size, size, options)
+        _add_size(report, size, seconds[size], peaks[size])
+    per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
+    report.add(
+        "time per pixel, slowest size against fastest",
+        "×",
+        [max(of_round) / min(of_round) for of_round in zip(*per_pixel, strict=True)],
+        AtMost(1.1),
+    )
+    if all(size in peaks for size in MEMORY_SIZES):
+        small, large = (peaks[size] for size in MEMORY_SIZES)
+        report.add("peak memory of 7,000² against 2,000²", "×", [large / small], AtMost(1.2))
+    others = _alone(_others, 100 if options.quick else OTHERS_SIZE, options)
+    for name, taken in others.items():
+        if name != "stfnet":
+            report.add(
+                f"speed of fusing against {name}",
+                "×",
+                measure.ratios(taken, others["stfnet"]),
+            )
+    report.note(
+        "scenes are uncompressed GeoTIFFs with the coarse images on the fine grid; out come two "
+        "compressed Cloud-Optimized GeoTIFFs with overviews, thirteen layers in all. The bare "
+        "network is both streams on tensors in memory, without a halo. STARFM and ESTARFM are "
+        f"this project's own, on {OTHERS_SIZE} × {OTHERS_SIZE} pixels of three bands in memory."
+    )
+    return report
+
+
+def _add_size(report: Report, size: int, seconds: measure.Seconds, peak: float) -> None:
+    name = f"{size:,}²"
+    report.add(f"fusing {name}", "µs/pixel", [taken / size**2 * 1e6 for taken in seconds["fuse"]])
+    report.add(f"peak memory of {name}", "GiB", [peak / 2**30], AtMost(2.0))
+    report.add(
+        f"speed of {name} against the bare network",
+        "×",
+        measure.ratios(seconds["bare"], seconds["fuse"]),
+        AtLeast(0.85),
+    )
+    report.add(
+        f"bare network's share of the matrix product's rate, windows of {name}",
+        "",
+        measure.ratios(seconds["limit"], seconds["bare"]),
+        AtLeast(0.70),
+    )
+
+
+def _alone(function: Callable, size: int, options: Options) -> Any:
+    """Calls a function in a process that has done nothing else."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, size, options).result()
+
+
+def _of_size(size: int, options: Options) -> tuple[measure.Seconds, float]:
+    """Seconds of fusing, of the bare network and of a matrix product of as many operations."""
+    from data_prep import tiles
+    from stfnet_tf import fusion, model, scene
+
+    folder = options.folder / f"scene{size}"
+    images = workload.open_scene(workload.make(folder, size))
+    config = presets.build("paper", bands=workload.BANDS, ratio=float(workload.RATIO))
+    network_ = model.StfNet(config)
+    predictor = scene.Predictor.of("made", fusion.Fusion(network_, workload.info(images)))
+    output = options.folder / "fused"
+    output.mkdir(exist_ok=True)
+    windows = tiles.windows(size, size, scene.WINDOW)
+    bare, share = _bare(network_, [w.shape for w in windows])
+    product, flops = network.matrix_product()
+    seconds = measure.alternate(
+        {
+            "bare": bare,
+            "fuse": lambda: scene.fuse(predictor, images, workload.TRIPLET, output),
+            "limit": product,
+        },
+        options.rounds,
+    )
+    seconds["bare"] = [taken / share for taken in seconds["bare"]]
+    same = network.forward_flops(config, size**2) / flops
+    seconds["limit"] = [taken * same for taken in seconds["limit"]]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    if size != SIZES[0]:
+        shutil.rmtree(folder)
+    shutil.rmtree(output)
+    return seconds, peak
+
+
+def _bare(network_: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Callable[[], object], float]:
+    """Both streams on windows in memory, and which share of the scene's pixels they are."""
+    import tensorflow as tf
+
+    chosen: list[tuple[int, int]] = []
+    for shape in shapes:
+        if sum(h * w for h, w in chosen) >= BARE_PIXELS:
+            break
+        chosen.append(shape)
+    bands = len(workload.BANDS)
+    given = {
+        shape: [tf.random.stateless_normal((1, *shape, bands), (k, 1)) for k in range(4)]
+        for shape in set(chosen)
+    }
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def streams(c12: tf.Tensor, f1: tf.Tensor, c23: tf.Tensor, f3: tf.Tensor) -> tuple:
+        return (
+            network_.forward_stream([c12, f1]),
+            network_.backward_stream([c23, f3]),
+        )
+
+    def run_all() -> None:
+        for shape in chosen:
+            for predicted in streams(*given[shape]):
+                predicted.numpy()
+
+    share = sum(h * w for h, w in chosen) / sum(h * w for h, w in shapes)
+    return run_all, share
+
+
+def _others(size: int, options: Options) -> measure.Seconds:
+    """Seconds of this and of other methods on the same three bands in memory."""
+    from data_prep import rasters
+    from stfnet_tf import model
+    from stfnet_tf.baselines import base
+
+    images = workload.open_scene(workload.make(options.folder / "scene1000", 1000))
+    window = rasters.Window(0, 0, size, size)
+    known: dict[str, np.ndarray] = {}
+    for name in ("f1", "f3", "c1", "c2", "c3"):
+        side = "fine" if name[0] == "f" else "coarse"
+        image = images.read(side, workload.DATES[int(name[1]) - 1], window)
+        known[name] = image.dn[..., 1:4].astype(np.float32) * np.float32(1e-4)
+        known[f"valid_{name}"] = image.valid
+    t1, t2, t3 = workload.DATES
+    inputs = base.Inputs(
+        dates=(t1, t2, t3),
+        ratio=float(workload.RATIO),
+        **known,  # type: ignore[arg-type]
+    )
+    network_ = model.StfNet(presets.build("paper", bands=workload.BANDS[1:4]))
+    batch = {
+        k: (v[None] if v.ndim == 3 else v[None, ..., None].astype(np.float32))
+        for k, v in known.items()
+    }
+    runs: dict[str, Callable[[], object]] = {"stfnet": lambda: network_.fuse(batch).f2.numpy()}
+    for name in OTHERS:
+        method = base.method(name)
+        runs[name] = lambda method=method: method.predict(inputs)  # type: ignore[misc]
+    return measure.alternate(runs, options.rounds)
