@@ -18,7 +18,7 @@ import tf_keras as keras
 from absl import logging
 
 from data_prep import records
-from stfnet_tf import checkpoints, optimizers
+from stfnet_tf import checkpoints, losses, optimizers
 
 # sysexits.h, EX_TEMPFAIL: stopped from outside, the same command goes on from here.
 EXIT_TERMINATED = 75
@@ -133,6 +133,24 @@ def set_running_scores(model: keras.Model, values: Sequence[np.ndarray]) -> None
     variables = [variable for metric in model.metrics for variable in metric.variables]
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+class WeightSchedules(Callback):
+    """Moves the weights of the loss' terms; they are a function of the step.
+
+    Args:
+        schedules: The weights over the steps.
+        state: Where the run is.
+    """
+
+    def __init__(self, schedules: losses.Schedules, state: checkpoints.RunState):
+        super().__init__()
+        self._schedules = schedules
+        self._state = state
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets the weights for the step."""
+        self._schedules.apply(int(self._state.step.numpy()))
 
 
 class EpochEnd(Callback):
@@ -277,6 +295,7 @@ class Scalars(Callback):
         folder: The log directory of the run.
         state: Where the run is.
         schedule: The learning rate by step.
+        weights: The present weight of each term of the loss that has a schedule.
         batch_size: Of the global batch.
         every: Steps between two points.
         profile: First and last step of a profile, or None.
@@ -287,6 +306,7 @@ class Scalars(Callback):
         folder: Path,
         state: checkpoints.RunState,
         schedule: Callable[[tf.Tensor], tf.Tensor],
+        weights: Callable[[], Mapping[str, float]],
         batch_size: int,
         every: int,
         profile: tuple[int, int] | None = None,
@@ -295,6 +315,7 @@ class Scalars(Callback):
         self._folder = folder
         self._state = state
         self._schedule = schedule
+        self._weights = weights
         self._batch_size = batch_size
         self._every = every
         self._profile = profile
@@ -327,6 +348,7 @@ class Scalars(Callback):
         self._mark = step, now
         scores["learning_rate"] = float(self._schedule(tf.constant(step - 1)))
         scores["patches_per_second"] = self.patches_per_second
+        scores |= {f"weight_{name}": value for name, value in self._weights().items()}
         with self._writer.as_default(step=step):
             for name, value in scores.items():
                 tf.summary.scalar(name, value)

@@ -8,8 +8,10 @@ replicas and however uneven the last batch.
 import typing
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
+from data_prep import errors
 from stfnet_tf import presets, strategies
 
 
@@ -75,11 +77,11 @@ class Weights:
     """
 
     def __init__(self, config: presets.ModelConfig):
-        initial = {name: getattr(config, name) for name in (*TERMS, *OPTIONAL_TERMS)}
+        stated = {name: getattr(config, name) for name in (*TERMS, *OPTIONAL_TERMS)}
+        self.stated = {k: value for k, value in stated.items() if k in TERMS or value}
         self.variables = {
             name: tf.Variable(value, trainable=False, dtype=tf.float32, name=f"{name}_weight")
-            for name, value in initial.items()
-            if name in TERMS or value
+            for name, value in self.stated.items()
         }
 
     @property
@@ -92,3 +94,46 @@ class Weights:
         values = global_means(terms)
         weighted = [self.variables[name] * value for name, value in values.items()]
         return {"loss": tf.add_n(weighted), **values}
+
+    def stated_total(self, values: Mapping[str, float]) -> float:
+        """Σ weight · term with the weights that the configuration states.
+
+        So that the scores of two moments can be compared, whatever a schedule does in between.
+
+        Args:
+            values: Each term's value, and maybe others.
+        """
+        return sum(weight * values[name] for name, weight in self.stated.items())
+
+
+class Schedules:
+    """Which share of its stated weight each term has at a step: linear between given points.
+
+    Args:
+        weights: Of a model's loss.
+        points: By term, (step, share) in ascending order of the steps; the first and the last
+            share hold before and after.
+
+    Raises:
+        InputError: A term that the model's loss does not have.
+    """
+
+    def __init__(self, weights: Weights, points: Mapping[str, Sequence[tuple[int, float]]]):
+        for name in points:
+            if name not in weights.terms:
+                raise errors.InputError(
+                    f"--weight_schedules: expected terms whose weight is not 0, which are "
+                    f"{', '.join(weights.terms)}; found '{name}'."
+                )
+        self._weights = weights
+        self._points = {name: tuple(zip(*each, strict=True)) for name, each in points.items()}
+
+    def apply(self, step: int) -> None:
+        """Gives the weights the values for the step that comes after `step` of them."""
+        for name, (steps, shares) in self._points.items():
+            share = float(np.interp(step, steps, shares))
+            self._weights.variables[name].assign(self._weights.stated[name] * share)
+
+    def weights(self) -> dict[str, float]:
+        """The present weight of each term that has a schedule."""
+        return {name: float(self._weights.variables[name].numpy()) for name in self._points}

@@ -243,22 +243,28 @@ class StfNet(keras.Model):
         variables = self.trainable_variables
         gradients = strategies.all_sum(tape.gradient(values["loss"], variables))
         optimizers.apply(self.optimizer, zip(gradients, variables, strict=True))
-        scores = self._report(data, values, predicted)
+        scores = self._report(data, values["loss"], terms, predicted)
         return scores | {"gradient_norm": tf.linalg.global_norm(gradients)}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same terms and scores without a step."""
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         terms, predicted = self.loss_terms(data, training=False)
-        return self._report(data, self.loss_weights.total(terms), predicted)
+        return self._report(data, self.loss_weights.total(terms)["loss"], terms, predicted)
 
-    def _report(self, batch: Batch, values: Batch, predicted: Batch) -> dict[str, tf.Tensor]:
+    def _report(
+        self,
+        batch: Batch,
+        loss: tf.Tensor,
+        terms: Mapping[str, Sequence[losses.Masked]],
+        predicted: Batch,
+    ) -> dict[str, tf.Tensor]:
         """Updates the running scores; returns all of them by name.
 
         `rmse` is that of F̂2 where F2 is known ("triplet"), of F̂1 and F̂3 from one another
         ("pair"); `consistency` is that of F̂2⁺ − F̂2⁻. Reflectance.
         """
-        self._scores.update_terms(values)
+        self._scores.update_loss(loss, terms)
         if self.config.supervision == "pair":
             f3 = self.operator.add(batch["f1"], predicted["f13_forward"])
             f1 = self.operator.add(batch["f3"], -predicted["f13_backward"])

@@ -5,7 +5,32 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-from stfnet_tf import strategies
+from stfnet_tf import losses, strategies
+
+# The most that a loss term has; see `model.StfNet.loss_terms`.
+PARTS = 2
+
+
+class TermMean(keras.metrics.Metric):
+    """A loss term over all batches: Σ over its parts of Σ total / Σ count."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name)
+        self.totals = self.add_weight("totals", (PARTS,), initializer="zeros")
+        self.counts = self.add_weight("counts", (PARTS,), initializer="zeros")
+
+    def update_state(self, parts: Sequence[losses.Masked]) -> None:
+        """Adds this replica's share of one batch."""
+        missing = [[0, PARTS - len(parts)]]
+        self.totals.assign_add(tf.pad(tf.stack([part.total for part in parts]), missing))
+        self.counts.assign_add(tf.pad(tf.stack([part.count for part in parts]), missing))
+
+    def reset_state(self):
+        for variable in (self.totals, self.counts):
+            variable.assign(tf.zeros(PARTS))
+
+    def result(self):
+        return tf.reduce_sum(self.totals / tf.maximum(self.counts, 1.0))
 
 
 class RootMeanSquare(keras.metrics.Mean):
@@ -33,7 +58,7 @@ def _square_sums(error: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 class RunningScores:
-    """The loss terms' means and the root mean squares of one epoch.
+    """The loss terms and the root mean squares of one epoch, over all its valid pixels.
 
     A plain object, so that Keras does not count the sums among the model's weights.
 
@@ -44,20 +69,27 @@ class RunningScores:
 
     def __init__(self, terms: Sequence[str], bands: Sequence[str]):
         self._bands = tuple(bands)
-        self._means = {name: keras.metrics.Mean(name=name) for name in ("loss", *terms)}
+        self._loss = keras.metrics.Mean(name="loss")
+        self._terms = {name: TermMean(name) for name in terms}
         names = ("rmse", *(f"rmse_{band}" for band in bands), "consistency")
         self._squares = {name: RootMeanSquare(name=name) for name in names}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """All of them; Keras resets them at each epoch."""
-        return [*self._means.values(), *self._squares.values()]
+        return [self._loss, *self._terms.values(), *self._squares.values()]
 
-    def update_terms(self, values: Mapping[str, tf.Tensor]) -> None:
-        """Adds one step's loss terms, each this replica's share of a sum over replicas."""
-        for name, value in values.items():
-            # Replicas are averaged; a share times their number averages to the global value.
-            self._means[name].update_state(value * strategies.replicas())
+    def update_loss(self, loss: tf.Tensor, terms: Mapping[str, Sequence[losses.Masked]]) -> None:
+        """Adds one step.
+
+        Args:
+            loss: This replica's share of a sum over replicas; steps are averaged.
+            terms: This replica's share of each term.
+        """
+        # Replicas are averaged; a share times their number averages to the global value.
+        self._loss.update_state(loss * strategies.replicas())
+        for name, parts in terms.items():
+            self._terms[name].update_state(parts)
 
     def update_errors(self, error: tf.Tensor, weight: tf.Tensor) -> None:
         """Adds errors of a prediction, reflectance, to `rmse` and `rmse_<band>`.

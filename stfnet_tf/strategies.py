@@ -71,6 +71,8 @@ def create(name: str = "auto") -> tf.distribute.Strategy:
                 '{"type": "worker", "index": 0}}; found '
                 f"{os.environ.get('TF_CONFIG') or 'nothing'}."
             )
+        # TensorFlow reports each reduction that it traces, hundreds of them.
+        tf.get_logger().setLevel("WARNING")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu()

@@ -56,6 +56,10 @@ class TrainConfig:
         ema: Momentum of an exponential moving average of the weights, such as 0.999; the
             averages are what is validated, evaluated and exported. 0 for none.
 
+        weight_schedules: What share of its weight a term of the loss has at which step, as in
+            "temporal_consistency=0:0@500:1,rest=1000:1@2000:0": linear between step:share points,
+            constant before the first and after the last. Validation takes the whole weights.
+
         distribution: auto; one_device; mirrored, all GPUs of this host; multi_worker, all hosts
             that TF_CONFIG lists; tpu.
         mixed_bfloat16: Compute in bfloat16, keep weights in float32: faster on recent GPUs, TPUs
@@ -94,6 +98,8 @@ class TrainConfig:
     warmup_steps: int = 0
     clip_norm: float = 0.0
     ema: float = 0.0
+
+    weight_schedules: str = ""
 
     distribution: str = "auto"
     mixed_bfloat16: bool = False
@@ -144,7 +150,7 @@ class TrainConfig:
                 f"--rate_boundaries: expected ascending shares within 0–1, found "
                 f"{', '.join(map(str, self.rate_boundaries))}."
             )
-        _ = self.optimizer_arguments, self.profiled_steps
+        _ = self.optimizer_arguments, self.profiled_steps, self.weight_points
 
     @property
     def optimizer_arguments(self) -> dict[str, Any]:
@@ -161,6 +167,31 @@ class TrainConfig:
             except ValueError:
                 arguments[name] = text
         return arguments
+
+    @property
+    def weight_points(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """`weight_schedules`, parsed: (step, share) points by term."""
+        schedules: dict[str, tuple[tuple[int, float], ...]] = {}
+        for part in filter(None, re.split(r"\s*,\s*", self.weight_schedules.strip())):
+            name, _, text = part.partition("=")
+            try:
+                pairs = [point.split(":") for point in text.split("@")]
+                points = tuple((int(step), float(share)) for step, share in pairs)
+            except ValueError:
+                points = ()
+            steps = [step for step, _ in points]
+            if (
+                not points
+                or name in schedules
+                or any(not math.isfinite(share) or share < 0 for _, share in points)
+                or any(late <= early for early, late in zip([-1, *steps], steps, strict=False))
+            ):
+                raise errors.InputError(
+                    f"--weight_schedules: expected term=step:share@step:share,term=… with each "
+                    f"term once, ascending steps and shares of at least 0; found '{part}'."
+                )
+            schedules[name] = points
+        return schedules
 
     @property
     def profiled_steps(self) -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ from stfnet_tf import (
     callbacks,
     checkpoints,
     input_pipeline,
+    losses,
     optimizers,
     presets,
     ridge_start,
@@ -190,6 +191,7 @@ class Trainer:
                 ),
                 jit_compile=config.jit_compile,
             )
+        self.weights = losses.Schedules(self.model.loss_weights, config.weight_points)
         # Every replica reports the values of the global batch.
         self.model.distribute_reduction_method = "first"
         scores = [metric.name for metric in self.model.metrics]
@@ -247,7 +249,12 @@ class Trainer:
             report=board.report if board else None,
         )
         end.set_model(self.model)
-        listeners = [*self._observers(terminal), end, saving] if self.chief else [end, saving]
+        listeners = [
+            callbacks.WeightSchedules(self.weights, self.state),
+            *(self._observers(terminal) if self.chief else ()),
+            end,
+            saving,
+        ]
         with saving:
             self._fit(end, listeners)
         saving.save()
@@ -326,9 +333,11 @@ class Trainer:
         steps = input_pipeline.validation_steps(shards, batch_size, tiles)
 
         def validate() -> Mapping[str, float]:
-            return self.model.evaluate(
+            scores = self.model.evaluate(
                 batches, steps=steps, callbacks=[saving], return_dict=True, verbose=0
             )
+            # Keras averages over batches; the terms know how many pixels each batch had.
+            return scores | {"loss": self.model.loss_weights.stated_total(scores)}
 
         return validate
 
@@ -350,6 +359,7 @@ class Trainer:
                 self.model_dir / "tensorboard",
                 self.state,
                 self.schedule,
+                self.weights.weights,
                 self.config.batch_size,
                 self.config.summary_steps,
                 self.config.profiled_steps,

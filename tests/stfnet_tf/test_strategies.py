@@ -9,17 +9,19 @@ import tensorflow as tf
 
 from data_prep import errors
 from stfnet_tf import strategies
+from tests.stfnet_tf import ports
 
 # Virtual devices are set up before TensorFlow starts, hence a process of its own.
 REPLICAS = """
 import json, sys
 import numpy as np, tensorflow as tf
-count = int(sys.argv[1])
+count, workers = int(sys.argv[1]), int(sys.argv[2])
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+devices = [tf.config.LogicalDeviceConfiguration()] * (count // workers)
+tf.config.set_logical_device_configuration(cpu, devices)
 from stfnet_tf import model as stfnet_model, optimizers, presets, strategies
-strategy = strategies.create("mirrored" if count > 1 else "one_device")
-assert strategy.num_replicas_in_sync == count
+strategy = strategies.create("auto" if workers > 1 else "mirrored" if count > 1 else "one_device")
+assert strategy.num_replicas_in_sync == count and strategies.workers(strategy) == workers
 rng = np.random.default_rng(5)
 names = ("f1", "f2", "f3", "c1", "c2", "c3")
 batch = {k: rng.random((7, 12, 12, 2), np.float32) for k in names}
@@ -33,10 +35,11 @@ with strategy.scope():
         v.assign(weights.normal(0, 0.3, v.shape).astype(np.float32))
     model.compile(optimizers.build("SGD", 0.1, clip_norm=0.01, ema=0.5))
 model.distribute_reduction_method = "first"
-# 7 samples: 4 + 3 on two replicas, 2 + 2 + 2 + 1 on four.
+# 7 samples: 4 + 3 on two replicas or workers, 2 + 2 + 2 + 1 on four.
 share = -(-7 // count)
 def of_process(context):
-    return tf.data.Dataset.from_tensor_slices(batch).batch(share)
+    shares = tf.data.Dataset.from_tensor_slices(batch).batch(share)
+    return shares.shard(context.num_input_pipelines, context.input_pipeline_id)
 before = [v.numpy() for v in model.trainable_variables]
 logs = model.fit(strategy.distribute_datasets_from_function(of_process), steps_per_epoch=1,
                  epochs=1, verbose=0).history
@@ -52,25 +55,38 @@ print(json.dumps({
 """
 
 
-def one_step(count: int) -> dict:
+def one_step(count: int, workers: int = 1) -> dict:
+    """What the first worker reports."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, str(count)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    cluster = {"worker": [f"localhost:{port}" for port in ports.free(workers)]}
+    started = []
+    for k in range(workers):
+        task = {"cluster": cluster, "task": {"type": "worker", "index": k}}
+        environment["TF_CONFIG"] = json.dumps(task) if workers > 1 else "{}"
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", REPLICAS, str(count), str(workers)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        printed = [process.communicate(timeout=240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert all(p.returncode == 0 for p in started), [err[-3000:] for _, err in printed]
+    return json.loads(printed[0][0].splitlines()[-1])
 
 
 def test_one_global_batch_is_one_step_for_any_number_of_replicas():
-    """Gradient, clipping, averages and scores of 7 samples on 1, 2 and 4 devices."""
+    """Gradient, clipping, averages and scores of 7 samples on 1, 2 and 4 devices, 2 workers."""
     alone = one_step(1)
     assert alone["logs"]["gradient_norm"] > 0.01  # So that clipping has something to do.
-    for count in (2, 4):
-        shared = one_step(count)
+    for count, workers in ((2, 1), (4, 1), (2, 2)):
+        shared = one_step(count, workers)
         assert shared["step"] == pytest.approx(alone["step"], rel=1e-4, abs=1e-8)
         assert shared["average"] == pytest.approx(alone["average"], rel=1e-4, abs=1e-8)
         assert shared["logs"] == pytest.approx(alone["logs"], rel=1e-4)

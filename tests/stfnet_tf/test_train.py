@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data_prep import errors, records
 from stfnet_tf import presets, train_config
@@ -17,6 +19,7 @@ from tests.stfnet_tf import shards as toy
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"filters": (4, 4), "kernel_sizes": (3, 3, 3)}
+MODEL_OPTIONS = {f.name for f in dataclasses.fields(presets.ModelConfig)}
 OPTIONS = {"batch_size": 4, "patch_size": 16, "crops_per_tile": 2, "panels": 1}
 
 
@@ -31,7 +34,8 @@ def run(folder, model_dir, supervision="triplet", **options):
     from stfnet_tf import trainer
 
     info = records.DatasetInfo.load(folder)
-    model = train_config.model_config(info, "paper", supervision=supervision, **SMALL)
+    changes = {k: options.pop(k) for k in MODEL_OPTIONS & options.keys()}
+    model = train_config.model_config(info, "paper", supervision=supervision, **SMALL, **changes)
     config = train_config.TrainConfig(**{**OPTIONS, "epochs": 2, **options})
     return trainer.run(config, model, folder, model_dir)
 
@@ -191,6 +195,26 @@ def test_pair_without_validation(tmp_path):
     assert result.steps == 4 and math.isfinite(result.best)
 
 
+def test_scheduled_weights_are_a_function_of_the_step(folder, tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    options = {
+        "weight_schedules": "temporal_consistency=1:0@5:2",
+        **{"schedule": "constant", "summary_steps": 1},
+    }
+    for steps in (3, 6):  # The second run goes on from the first one's end.
+        run(folder, tmp_path, steps=steps, **options)
+    log = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
+    found = {
+        event.step: float(tf.make_ndarray(event.tensor_proto))
+        for event in log.Tensors("weight_temporal_consistency")
+    }
+    # A step takes the share of the steps before it: none for the first.
+    assert found == pytest.approx({1: 0, 2: 0, 3: 0.5, 4: 1, 5: 1.5, 6: 2})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["training"]["weight_schedules"] == options["weight_schedules"]
+
+
 @pytest.mark.parametrize("options", [{"mixed_bfloat16": True}, {"jit_compile": True}])
 def test_precision_and_xla_train(folder, tmp_path, options):
     import tf_keras as keras
@@ -315,6 +339,7 @@ def test_wrong_flags_are_one_sentence(folder, tmp_path, arguments, message):
         ({"patch_size": 64}, "--patch_size: expected at most the shards' tile size of 32 pixels"),
         ({"optimizer": "Adamm"}, "--optimizer: expected one of .* found 'Adamm'"),
         ({"monitor": "psnr"}, "--monitor: expected one of loss, .*; found 'psnr'"),
+        ({"weight_schedules": "rest=0:1"}, "--weight_schedules: .*consistency; found 'rest'"),
     ],
 )
 def test_what_does_not_fit_the_shards_is_refused_before_training(
