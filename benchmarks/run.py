@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_list("only", [], f"Which to run, of {', '.join(BENCHMARKS)}; all where empty.")
     flags.DEFINE_integer("rounds", 5, "Alternating runs of each comparison.", lower_bound=1)
     flags.DEFINE_boolean("quick", False, "Small sizes: to see that all works, not to compare.")
+    flags.DEFINE_integer("largest", 7000, "Height and width of the largest scene to fuse, pixels.")
     flags.DEFINE_string("output_dir", "build/benchmarks", "Folder for the table.")
     flags.DEFINE_string("quote", None, "A document that receives the table between its markers.")
     flags.DEFINE_string(
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         table.check_quotable(document)
     before = table.machine()
     folder = Path(tempfile.mkdtemp(prefix="stfnet_bench_", dir=FLAGS.scratch_dir))
-    options = table.Options(FLAGS.rounds, FLAGS.quick, folder)
+    options = table.Options(FLAGS.rounds, FLAGS.quick, folder, FLAGS.largest)
     reports = {}
     try:
         for name in FLAGS.only or BENCHMARKS:

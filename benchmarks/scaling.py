@@ -1,11 +1,13 @@
 """What distribution itself costs: replicas that share the same cores, and two processes."""
 
+import concurrent.futures
+import contextlib
+import functools
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import measure, network, training_step, workload
@@ -19,39 +21,91 @@ GPU_RATE, TPU_RATE, REACHED = 60e12, 100e12, 0.3
 
 
 def run(options: Options) -> Report:
-    """The same global batch on 1, 2 and 4 virtual devices of this machine, then in 2 processes."""
-    import tensorflow as tf
+    """The same global batch on 1, 2 and 4 virtual devices of this machine, and in 2 processes.
 
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS)
-    )
-    devices = tf.config.list_logical_devices("CPU")
-    batch = training_step.random_batch(training_step.BATCH, training_step.PATCH)
-    runs = {
-        f"{n}": distributed_step(tf.distribute.MirroredStrategy(devices[:n]), batch)
-        for n in REPLICAS
-    }
-    seconds = measure.alternate(runs, options.rounds, warm_up=2)
+    Each number of replicas has processes of its own, which wait while the others take their turn.
+    """
+    context = multiprocessing.get_context("spawn")
+    setups = {f"{n} replica{'s' * (n > 1)}": [(n, "")] for n in REPLICAS}
+    setups["2 processes"] = [(1, described) for described in _cluster(2)]
+    with contextlib.ExitStack() as stack:
+        runs = {}
+        for name, places in setups.items():
+            pools = [
+                stack.enter_context(
+                    concurrent.futures.ProcessPoolExecutor(
+                        1, mp_context=context, initializer=_set_up, initargs=place
+                    )
+                )
+                for place in places
+            ]
+            runs[name] = functools.partial(_step_in, pools)
+        seconds = measure.alternate(runs, options.rounds, warm_up=2)
     report = Report()
-    for n in REPLICAS:
-        name = f"{n} replica{'s' * (n > 1)} on the same cores"
-        report.add(name, "patches/s", measure.rates(training_step.BATCH, seconds[f"{n}"]))
-    for n in REPLICAS[1:]:
+    alone, *others = setups
+    for name in setups:
         report.add(
-            f"time of {n} replicas against 1", "×", measure.ratios(seconds[f"{n}"], seconds["1"])
+            f"{name} on the same cores",
+            "patches/s",
+            measure.rates(training_step.BATCH, seconds[name]),
         )
-    two = _two_processes(options.rounds)
-    report.add(
-        "2 processes on the same cores", "patches/s", measure.rates(training_step.BATCH, two)
-    )
-    report.add("time of 2 processes against 1 replica", "×", measure.ratios(two, seconds["1"]))
+    for name in others:
+        report.add(
+            f"time of {name} against {alone}", "×", measure.ratios(seconds[name], seconds[alone])
+        )
     report.note(
         "the cores are the same for any number of replicas, so that what exceeds 1 is the cost of "
-        "distribution; the 2 processes ran after the replicas, not in alternation."
+        "distribution."
     )
     report.note(_on_paper())
     return report
+
+
+_steps: list[Callable[[], object]] = []
+
+
+def _set_up(replicas: int, described: str) -> None:
+    """Makes this process one that takes steps: alone on virtual devices, or one of a cluster."""
+    if described:
+        os.environ["TF_CONFIG"] = described
+    import tensorflow as tf
+
+    if described:
+        threads = max(1, len(os.sched_getaffinity(0)) // 2)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+        devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+        strategy = tf.distribute.MirroredStrategy(devices)
+    batch = training_step.random_batch(training_step.BATCH, training_step.PATCH)
+    _steps.append(distributed_step(strategy, batch))
+
+
+def _step() -> None:
+    _steps[0]()
+
+
+def _step_in(pools: Sequence[concurrent.futures.Executor]) -> None:
+    """One step in all processes of a set-up."""
+    for future in [pool.submit(_step) for pool in pools]:
+        future.result()
+
+
+def _cluster(count: int) -> list[str]:
+    """TF_CONFIG of each of so many processes of this machine."""
+    addresses = []
+    for _ in range(count):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            addresses.append(f"localhost:{free.getsockname()[1]}")
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": k}})
+        for k in range(count)
+    ]
 
 
 def distributed_step(strategy: Any, batch: dict, compiled: bool = False) -> Callable[[], object]:
@@ -77,43 +131,6 @@ def distributed_step(strategy: Any, batch: dict, compiled: bool = False) -> Call
     return lambda: {k: float(v) for k, v in train(batches).items()}
 
 
-def _two_processes(rounds: int) -> list[float]:
-    """Seconds of each round, of the slower of two workers with half the cores each."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            ports.append(free.getsockname()[1])
-    cluster = {"worker": [f"localhost:{port}" for port in ports]}
-    workers = []
-    for index in range(2):
-        described = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(described)}
-        command = [sys.executable, "-m", "benchmarks.scaling", str(rounds)]
-        workers.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        )
-    found = []
-    for worker in workers:
-        printed, _ = worker.communicate(timeout=600)
-        if worker.returncode:
-            raise RuntimeError(f"a training process ended with code {worker.returncode}")
-        found.append(json.loads(printed.splitlines()[-1]))
-    return [max(each) for each in zip(*found, strict=True)]
-
-
-def _worker(rounds: int) -> None:
-    """One of two processes: takes its steps and prints their seconds."""
-    import tensorflow as tf
-
-    threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    batch = training_step.random_batch(training_step.BATCH, training_step.PATCH)
-    step = distributed_step(strategy, batch)
-    print(json.dumps(measure.alternate({"step": step}, rounds, warm_up=2)["step"]))
-
-
 def _on_paper() -> str:
     """What eight GPUs and a TPU host would ask of the input."""
     config = presets.build("paper", bands=workload.BANDS)
@@ -130,8 +147,3 @@ def _on_paper() -> str:
         f"patch; at {REACHED:.0%} of {GPU_RATE / 1e12:.0f} (GPU) or {TPU_RATE / 1e12:.0f} (TPU "
         f"chip) Tflop/s that is, for {'; for '.join(needs)}."
     )
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    _worker(int(sys.argv[1]))

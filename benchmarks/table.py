@@ -28,11 +28,13 @@ class Options:
         rounds: Alternating runs of each comparison.
         quick: Small sizes, to see that all works; the bounds are not judged.
         folder: Where scratch files may go; it is removed at the end.
+        largest: Height and width of the largest scene that is fused, pixels.
     """
 
     rounds: int
     quick: bool
     folder: Path
+    largest: int = 7000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ def coarse_grid(size: int) -> Grid:
     return Grid(count, count, (396000.0, pixel, 0.0, 6152000.0, 0.0, -pixel), rasters.crs_wkt(CRS))
 
 
-def make(folder: Path, size: int, native: bool = False) -> Path:
+def make(folder: Path, size: int, native: bool = False, truth: bool = True) -> Path:
     """Writes a scene of three dates, fine and coarse, and its description.
 
     Args:
@@ -71,6 +71,7 @@ def make(folder: Path, size: int, native: bool = False) -> Path:
         size: Height and width of the fine images, pixels.
         native: Whether coarse images of their own pixel size are to be read, instead of those
             that lie on the fine grid.
+        truth: Whether the fine image of the middle date is there.
 
     Returns:
         The description, a `.toml`.
@@ -79,7 +80,8 @@ def make(folder: Path, size: int, native: bool = False) -> Path:
     for k, date in enumerate(DATES):
         stamp = f"{date:%Y%m%d}"
         fine, coarse = _pattern(k)
-        _write(folder / f"fine_{stamp}.tif", fine, grid(size))
+        if truth or date != TRIPLET.t2:
+            _write(folder / f"fine_{stamp}.tif", fine, grid(size))
         if native:
             blocks = ndimage.zoom(coarse, (1 / RATIO, 1 / RATIO, 1), order=1)
             _write(folder / f"native_{stamp}.tif", blocks, coarse_grid(size))

@@ -463,6 +463,8 @@ class Catalog:
         for raster, places in by_raster.items():
             numbers = [entry.bands[k].band for k in places]
             pixels, good = self._read_raster(raster, numbers, described, native, window)
+            if len(by_raster) == 1:
+                return _as_type(pixels, dtype), good
             dn[..., places] = _as_type(pixels, dtype)
             valid &= good
         return dn, valid

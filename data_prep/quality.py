@@ -60,7 +60,7 @@ def in_range(
     good = np.ones(dn.shape, bool)
     if np.issubdtype(dn.dtype, np.floating):
         good &= np.isfinite(dn)
-    for value in fill:
+    for value in set(fill):
         if np.issubdtype(dn.dtype, np.floating):
             good &= dn != dn.dtype.type(value)
         elif np.iinfo(dn.dtype).min <= value <= np.iinfo(dn.dtype).max:
@@ -68,4 +68,8 @@ def in_range(
     if valid_range is not None:
         low, high = valid_range
         good &= (dn >= low) & (dn <= high)
-    return np.asarray(good.all(-1))
+    # Band by band: NumPy is slow at reducing an axis as short as that.
+    usable = good[..., 0].copy()
+    for band in range(1, dn.shape[-1]):
+        usable &= good[..., band]
+    return usable

@@ -80,7 +80,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "window",
-        1024,
+        640,
         "Height and width of what is fused at a time, in pixels; changes speed and memory, not "
         "the result.",
         lower_bound=32,

@@ -28,7 +28,7 @@ from stfnet_tf import checkpoints, fusion, model_card, presets, psf
 READ_AHEAD = 2
 # Height and width of what is fused at a time, in pixels: as large as 2 GiB of memory allow, because
 # a larger window has a smaller share of halo.
-WINDOW = 1024
+WINDOW = 640
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 FINGERPRINT_TAG = "STFNET_FINGERPRINT"
@@ -344,6 +344,17 @@ def _whole_image_changes(
     ]
 
 
+def _quality_layers(quality: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Expected errors in steps of `QUALITY_SCALE`, then the sides; int16, [height, width, ·]."""
+    layers = np.empty((*quality.shape[:2], quality.shape[2] + 1), np.int16)
+    steps = np.rint(quality / np.float32(QUALITY_SCALE))
+    np.fmax(steps, QUALITY_NODATA, out=steps)  # what is not known is NaN; nothing else is below 0
+    np.minimum(steps, np.iinfo(np.int16).max, out=steps)
+    layers[..., :-1] = steps
+    layers[..., -1:] = sides
+    return layers
+
+
 class _Output:
     """One date's rasters while they are written, and what is found out about them on the way."""
 
@@ -420,9 +431,7 @@ class _Output:
         """Writes one window's F̂2, quality and sides."""
         self._known += int(np.count_nonzero(result["sides"]))
         self._image.write(cell, result["f2"])
-        steps = np.clip(np.round(result["quality"] / QUALITY_SCALE), 0, np.iinfo(np.int16).max)
-        layers = np.where(np.isnan(steps), QUALITY_NODATA, steps).astype(np.int16)
-        self._quality.write(cell, np.concatenate([layers, result["sides"].astype(np.int16)], -1))
+        self._quality.write(cell, _quality_layers(result["quality"], result["sides"]))
         self._truth.compare(cell, result)
 
     def fused(self) -> Fused:
