@@ -65,7 +65,7 @@ class Checkpoints:
     def __init__(
         self,
         model_dir: str | Path,
-        model: keras.Model,
+        model: stfnet_model.StfNet,
         state: RunState,
         strategy: tf.distribute.Strategy,
     ):
@@ -103,9 +103,7 @@ class Checkpoints:
             strategies.own_folder(self._strategy, self._folder) as folder,
             optimizers.averaged(self._model.optimizer, self._model.trainable_variables),
         ):
-            temporary = folder / f"writing.{BEST}"
-            _layers_of(self._model).save_weights(str(temporary))
-            temporary.replace(folder / BEST)
+            save_model(self._model, folder)
 
     def load_best(self) -> None:
         """Gives the model the weights that `save_best` saved."""
@@ -121,6 +119,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+def save_model(model: stfnet_model.StfNet, model_dir: str | Path) -> None:
+    """Writes a model's weights as the best of a run, whole or not at all."""
+    temporary = Path(model_dir) / f"writing.{BEST}"
+    _layers_of(model).save_weights(str(temporary))
+    temporary.replace(Path(model_dir) / BEST)
 
 
 def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
@@ -144,6 +149,10 @@ def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
     return model
 
 
-def _layers_of(model: keras.Model) -> keras.Model:
-    """The same layers without the running scores, which are no part of what is learned."""
-    return keras.Model(model.inputs, model.outputs)
+def _layers_of(model: stfnet_model.StfNet) -> keras.Model:
+    """All that is learned or measured, without the running scores, which are neither."""
+    kept = keras.Model(model.inputs, model.outputs)
+    kept.measured = model.measured
+    if model.config.expected_error == "calibrated":
+        kept.expected_error = model.expected_error
+    return kept

@@ -9,6 +9,7 @@ import tf_keras as keras
 from stfnet_tf import (
     change,
     combination,
+    expected_error,
     losses,
     optimizers,
     presets,
@@ -94,12 +95,9 @@ class StfNet(keras.Model):
         self.forward_stream = sides.streams["12"]
         self.backward_stream = sides.streams["23"]
         self._sides = sides
-        # How much of what fine and coarse images differ by at t1 and t3 holds at t2 as well: 1
-        # until `ridge_start` measures it.
-        if config.level_sigma:
-            self.persistence = self.add_weight(
-                name="persistence", shape=(), initializer="ones", trainable=False
-            )
+        self.measured = Measured(config, name="measured")
+        if config.expected_error == "calibrated":
+            self.expected_error = expected_error.ExpectedError(config, name="expected_error")
         self.loss_weights = losses.Weights(config)
         self._scores = running_scores.RunningScores(self.loss_weights.terms, config.bands)
 
@@ -120,18 +118,14 @@ class StfNet(keras.Model):
         v12: tf.Tensor | None = None,
         v23: tf.Tensor | None = None,
     ) -> combination.Fused:
-        forward, backward = self._both_sides(batch, predicted)
         known = {
             **{k: predicted[k] for k in ("c12", "c23", "valid12", "valid23")},
             **{k: batch[k] for k in IMAGES},
             **{f"valid_{k}": batch[f"valid_{k}"] for k in IMAGES},
         }
         weight = combination.forward_weight(known, self.config, v12, v23)
-        if self.config.level_sigma:
-            level1, level3 = combination.levels(known, self.config)
-            forward -= (1 - self.persistence) * level1
-            backward -= (1 - self.persistence) * level3
-        return combination.combine(
+        forward, backward = self._levelled(batch, predicted)
+        fused = combination.combine(
             forward,
             backward,
             predicted["valid12"] > 0,
@@ -139,6 +133,31 @@ class StfNet(keras.Model):
             weight,
             self.config.psf_sigma,
         )
+        if self.config.expected_error == "calibrated":
+            fused = fused._replace(quality=self.expected_error(batch, fused, weight))
+        return fused
+
+    def sides(self, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """F̂2⁺ as "12" and F̂2⁻ as "23", reflectance, and where each stands, 1 or 0."""
+        predicted = self({k: batch[k] for k in self.input_names}, training=False)
+        made = self._levelled(batch, predicted)
+        return {k: (f2, predicted[f"valid{k}"]) for k, f2 in zip(("12", "23"), made, strict=True)}
+
+    def across(self, side: str, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """F̂3 from the forward stream ("12") or F̂1 from the backward one ("23"), and where."""
+        predicted = self._sides.predict(side, "13", batch, training=False)
+        if side == "12":
+            return self.operator.add(batch["f1"], predicted["f13"]), predicted["valid13"]
+        return self.operator.add(batch["f3"], -predicted["f13"]), predicted["valid13"]
+
+    def _levelled(self, batch: Batch, predicted: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """F̂2⁺ and F̂2⁻ without what fine and coarse images differ by for a time only."""
+        forward, backward = self._both_sides(batch, predicted)
+        if self.config.level_sigma:
+            level1, level3 = combination.levels(batch, self.config)
+            forward -= (1 - self.measured.persistence) * level1
+            backward -= (1 - self.measured.persistence) * level3
+        return forward, backward
 
     def stream_inputs(self, side: str, batch: Batch) -> dict[str, tf.Tensor]:
         """What the streams of "12" or "23" are given, in reflectance; see `streams.build`."""
@@ -283,6 +302,24 @@ class StfNet(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         """All running scores; Keras resets them at each epoch."""
         return self._scores.metrics
+
+
+class Measured(keras.layers.Layer):
+    """What was measured on the images and belongs to a model as its weights do, saved with them.
+
+    Args:
+        config: What is needed.
+
+    Attributes:
+        persistence: With `level_sigma`: how much of what fine and coarse images differ by at t1
+            and t3 holds at t2 as well, 0–1; 1 until `ridge_start` measures it.
+    """
+
+    def __init__(self, config: presets.ModelConfig, **kwargs: Any):
+        super().__init__(dtype="float32", trainable=False, **kwargs)
+        if config.level_sigma:
+            self.persistence = self.add_weight(name="persistence", shape=(), initializer="ones")
+        self.built = True
 
 
 class _Sides:

@@ -108,50 +108,84 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
     config = model.config
     bands = len(config.bands)
     moments = {k: Moments(2 * bands, bands) for k in ("12", "23")}
-    cells = 0.0
+    independent = 0.0
     level = _Persistence(bands)
     for tile in tiles:
         for side, (x, y) in _samples(model, tile).items():
             moments[side].add(x, y)
         known = tile["valid_c1"] * tile["valid_c2"]
-        # The part of the grid that one point spread function covers holds one independent value.
-        cells += float(tf.reduce_sum(known)) / (config.ratio * config.psf_fwhm) ** 2
+        independent += independent_cells(known, config)
         if config.level_sigma:
             level.add(tile, config)
-    if not cells:
+    if not independent:
         raise ValueError("expected tiles with valid coarse pixels, got none")
     for side, name, stream in (
         ("12", "forward", model.forward_stream),
         ("23", "backward", model.backward_stream),
     ):
-        weights, strength = ridge(moments[side], cells)
+        weights, strength = ridge(moments[side], independent)
         layer = streams.output_layer(stream, name, config)
         layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
         streams.gate(stream, name).passes.assign(np.isfinite(strength).astype(np.float32))
         logging.info("Ridge start, %s stream: strengths %s.", name, np.round(strength, 4))
     if config.level_sigma:
-        model.persistence.assign(level.value())
+        model.measured.persistence.assign(level.value())
         logging.info("Ridge start: persistence %.3f.", level.value())
 
 
 def _samples(model: stfnet_model.StfNet, tile: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each side, blurred fine images [n, 2B] and coarse changes [n, B], both high-passed."""
-    config = model.config
-    step = max(1, int(config.ratio // SAMPLING))
     found = {}
     for side, own in (("12", "1"), ("23", "3")):
         inputs = model.stream_inputs(side, tile)
         fine = tf.concat([inputs["fine"], inputs["other"]], -1)
-        seen, support = psf.normalised_blur(fine, tile[f"valid_f{own}"], config.psf_sigma)
-        use = inputs["valid_coarse"] * tf.cast(support > 0.5, tf.float32)
-        x, y = (
-            (image - psf.normalised_blur(image, use, HIGH_PASS * config.ratio)[0]).numpy()
-            for image in (seen, inputs["coarse_change"])
+        found[side] = compared(
+            fine,
+            tile[f"valid_f{own}"],
+            inputs["coarse_change"],
+            inputs["valid_coarse"],
+            model.config,
         )
-        lattice = np.s_[:, step // 2 :: step, step // 2 :: step]
-        chosen = use.numpy()[lattice][..., 0] > 0
-        found[side] = x[lattice][chosen], y[lattice][chosen]
     return found
+
+
+def compared(
+    fine: tf.Tensor,
+    valid_fine: tf.Tensor,
+    change: tf.Tensor,
+    valid_coarse: tf.Tensor,
+    config: presets.ModelConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fine images and a coarse change, at the coarse resolution and high-passed.
+
+    Args:
+        fine: Reflectance, [batch, height, width, K].
+        valid_fine: [batch, height, width, 1].
+        change: Coarse change, [batch, height, width, B].
+        valid_coarse: [batch, height, width, 1].
+        config: Ratio and point spread function.
+
+    Returns:
+        Regressors [n, K] and responses [n, B].
+    """
+    step = max(1, int(config.ratio // SAMPLING))
+    seen, support = psf.normalised_blur(fine, valid_fine, config.psf_sigma)
+    use = valid_coarse * tf.cast(support > 0.5, tf.float32)
+    x, y = (
+        (image - psf.normalised_blur(image, use, HIGH_PASS * config.ratio)[0]).numpy()
+        for image in (seen, change)
+    )
+    lattice = np.s_[:, step // 2 :: step, step // 2 :: step]
+    chosen = use.numpy()[lattice][..., 0] > 0
+    return x[lattice][chosen], y[lattice][chosen]
+
+
+def independent_cells(valid_coarse: tf.Tensor, config: presets.ModelConfig) -> float:
+    """How many independent coarse values there are.
+
+    The part of the grid that one point spread function covers holds one.
+    """
+    return float(tf.reduce_sum(valid_coarse)) / (config.ratio * config.psf_fwhm) ** 2
 
 
 class _Persistence:

@@ -21,6 +21,7 @@ from absl import logging
 
 from data_prep import errors, records
 from stfnet_tf import (
+    calibration,
     callbacks,
     checkpoints,
     input_pipeline,
@@ -259,6 +260,7 @@ class Trainer:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
+            self._calibrate()
             self.store.load_best()
         return Result(
             self.model,
@@ -268,6 +270,22 @@ class Trainer:
             int(self.state.best_step.numpy()),
             float(self.state.seconds.numpy()),
         )
+
+    def _calibrate(self) -> None:
+        """Lets the best model learn how large an error to expect."""
+        if self.model_config.expected_error != "calibrated":
+            return
+        # A model of its own: this process alone does it, on one device.
+        model = checkpoints.load_model(self.model_dir)
+
+        def tiles() -> Iterator[Mapping[str, tf.Tensor]]:
+            for shards in filter(None, (self.shards, self.validation)):
+                for _, tile in input_pipeline.examples(shards, calibration.TILES):
+                    yield tile
+
+        # A finished run that is started again has learned it already.
+        if not model.expected_error.calibrated and calibration.calibrate(model, tiles):
+            checkpoints.save_model(model, self.model_dir)
 
     def _fit(self, end: callbacks.EpochEnd, listeners: list[keras.callbacks.Callback]) -> None:
         """Calls `Model.fit` until the run is at its end."""

@@ -107,7 +107,7 @@ def test_persistence_is_whether_the_sensors_keep_differing(bias3, expected):
     tile["c3"] += bias3
     net = model.StfNet(config())
     ridge_start.apply(net, [tile])
-    assert float(net.persistence) == pytest.approx(expected, abs=0.05)
+    assert float(net.measured.persistence) == pytest.approx(expected, abs=0.05)
 
 
 def test_training_from_the_start_makes_the_sides_agree():
