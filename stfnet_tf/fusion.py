@@ -5,8 +5,9 @@ what its rasters hold and gets what its rasters hold back.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from data_prep import records
 from stfnet_tf import checkpoints, combination, expected_error, presets, psf
 from stfnet_tf import model as stfnet_model
 
+Signature: TypeAlias = "tf.types.experimental.ConcreteFunction"
 BOTH_SIDES = ("f1", "f3", "c1", "c2", "c3")
 FORWARD = ("f1", "c1", "c2")
 
@@ -45,36 +47,51 @@ class Fusion(tf.Module):
         self.model = model
         self.info = info
         bands = len(info.bands)
-        image = {
+        self._image = {
             k: tf.TensorSpec([None, None, None, bands], info.encoding(k).dtype, name=k)
             for k in BOTH_SIDES
         }
-        valid = {
+        self._valid = {
             f"valid_{k}": tf.TensorSpec([None, None, None], tf.bool, name=f"valid_{k}")
             for k in BOTH_SIDES
         }
-        change = {k: tf.TensorSpec([None, bands], tf.float32, name=k) for k in ("v12", "v23")}
-        self.serving_default = tf.function(
-            lambda **images: self._fuse(images), input_signature=None
-        ).get_concrete_function(**image)
-        self.fuse_masked = tf.function(lambda **batch: self._fuse(batch)).get_concrete_function(
-            **image, **valid
-        )
-        self.fuse_tile = tf.function(lambda **batch: self._fuse(batch)).get_concrete_function(
-            **image, **valid, **change
-        )
-        self.coarse_change = tf.function(
-            lambda **batch: self._coarse_change(batch)
-        ).get_concrete_function(**image, **valid)
-        self.forward_only = tf.function(
-            lambda **images: self._forward(images)
-        ).get_concrete_function(**{k: image[k] for k in FORWARD})
-        self.serialized_examples = tf.function(
-            lambda **inputs: self._examples(inputs["examples"])
-        ).get_concrete_function(examples=tf.TensorSpec([None], tf.string, name="examples"))
+
+    @functools.cached_property
+    def serving_default(self) -> Signature:
+        """`f1 f3 c1 c2 c3` to `f2 quality sides`."""
+        return _traced(lambda **images: self._fuse(images), self._image)
+
+    @functools.cached_property
+    def fuse_masked(self) -> Signature:
+        """The same with `valid_f1 … valid_c3`."""
+        return _traced(lambda **batch: self._fuse(batch), self._image | self._valid)
+
+    @functools.cached_property
+    def fuse_tile(self) -> Signature:
+        """The same for a tile of an image whose `v12` and `v23` are given."""
+        shape = [None, len(self.info.bands)]
+        change = {k: tf.TensorSpec(shape, tf.float32, name=k) for k in ("v12", "v23")}
+        return _traced(lambda **batch: self._fuse(batch), self._image | self._valid | change)
+
+    @functools.cached_property
+    def coarse_change(self) -> Signature:
+        """`fuse_masked`'s inputs to the sums from which `v12` and `v23` follow."""
+        return _traced(lambda **batch: self._coarse_change(batch), self._image | self._valid)
+
+    @functools.cached_property
+    def forward_only(self) -> Signature:
+        """`f1 c1 c2` alone."""
+        given = {k: self._image[k] for k in FORWARD}
+        return _traced(lambda **images: self._forward(images), given)
+
+    @functools.cached_property
+    def serialized_examples(self) -> Signature:
+        """Records as data_prep.write_tfrecords writes them."""
+        given = {"examples": tf.TensorSpec([None], tf.string, name="examples")}
+        return _traced(lambda **inputs: self._examples(inputs["examples"]), given)
 
     @property
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+    def signatures(self) -> dict[str, Signature]:
         """The SavedModel's signatures by name."""
         return {
             "serving_default": self.serving_default,
@@ -148,6 +165,15 @@ class Fusion(tf.Module):
             return {k: parsed[k][..., 0] if k.startswith("valid") else parsed[k] for k in specs}
 
         return self._fuse(tf.map_fn(parse, serialized, fn_output_signature=specs))
+
+
+def _traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Signature:
+    """The graph of a function.
+
+    Nothing in it branches on a tensor in Python's words, and AutoGraph takes most of the time that
+    tracing takes to find that out.
+    """
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
 def load(model_dir: str | Path) -> Fusion:
