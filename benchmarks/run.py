@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 BENCHMARKS = (
     "training_step",
+    "one_core",
     "end_to_end",
     "reading",
     "fusing",

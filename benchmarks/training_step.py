@@ -1,6 +1,7 @@
 """One training step on a batch in memory, against PyTorch's and the machine's limit."""
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ BATCH, PATCH = 32, 64
 RATE = 1e-3
 
 
-def run(options: Options) -> Report:
+def run(options: Options, clock: Callable[[], float] = time.perf_counter) -> Report:
     """Training steps of the `paper` preset in both frameworks, on the same threads."""
     report = Report()
     config = presets.build("paper", bands=workload.BANDS)
@@ -27,7 +28,7 @@ def run(options: Options) -> Report:
         runs |= _torch_steps(config, batch)
     except ImportError:
         report.note("Against PyTorch: torch is not installed (extra `bench`).")
-    seconds = measure.alternate(runs, options.rounds, warm_up=2)
+    seconds = measure.alternate(runs, options.rounds, warm_up=2, clock=clock)
     report.add("stfnet-tf", "patches/s", measure.rates(BATCH, seconds["step"]))
     others = {k: v for k, v in seconds.items() if k.startswith("PyTorch")}
     for name, taken in others.items():

@@ -124,7 +124,7 @@ def normalised_blur(
     valid = tf.cast(valid, image.dtype)
     support = blur(valid, sigma)
     total = blur(image * valid, sigma)
-    # Two wheres: the division is safe where its result is dropped, so gradients stay finite.
+    # Two wheres: the division is safe where its result is dropped, so gradients stay finite. One
+    # quotient serves all channels.
     reached = support > REACHED
-    mean = tf.where(reached, total / tf.where(reached, support, 1.0), 0.0)
-    return mean, support
+    return total * tf.where(reached, 1.0 / tf.where(reached, support, 1.0), 0.0), support

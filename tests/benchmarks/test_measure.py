@@ -12,6 +12,12 @@ def test_runs_alternate_and_warm_up_is_not_counted():
     assert all(taken >= 0 for each in seconds.values() for taken in each)
 
 
+def test_seconds_are_the_clocks():
+    ticks = iter([0.0, 1.0, 10.0, 13.0])
+    seconds = measure.alternate({"a": list}, 2, warm_up=0, clock=lambda: next(ticks))
+    assert seconds == {"a": [1.0, 3.0]}
+
+
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="rounds"):
         measure.alternate({}, 0)

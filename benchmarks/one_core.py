@@ -1,0 +1,15 @@
+"""The training step on one core, in processor time: what another load on the machine cannot hide."""
+
+import time
+
+from benchmarks import training_step
+from benchmarks.table import Options, Report
+
+
+def run(options: Options) -> Report:
+    """As `training_step`, with one thread in each framework."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return training_step.run(options, time.process_time)
