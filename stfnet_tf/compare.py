@@ -4,8 +4,8 @@ r"""Predicts the same dates with several methods and scores them side by side.
         --methods=copy,starfm,estarfm,plus,trained=runs/boreal2001
 
 A method is the name of one in `stfnet_tf.baselines`; or a preset of StfNet, such as plus or paper,
-which is first fitted to each date as `fuse --fit` does (`fit_seconds`); or NAME=FOLDER, a StfNet
-that was trained before.
+which is first fitted to each date as `fuse --fit` does (`fit_seconds`), with options as in
+equal=plus:combination=equal:steps=200; or NAME=FOLDER, a StfNet that was trained before.
 
 All methods get the same images and masks and are scored by the same measures over the same pixels:
 those that are valid in the truth and that every method has predicted (`coverage` is the share that
@@ -19,6 +19,7 @@ and memory, a sheet of all predictions and their errors, and the APA diagram.
 """
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import resource
 import shutil
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_prep import entry, errors, progress
-from stfnet_tf import evaluate, presets
+from stfnet_tf import evaluate, presets, wishes
 
 if TYPE_CHECKING:
     from data_prep import catalog, dataset, triplets
@@ -48,8 +49,8 @@ def define_flags() -> None:
         "methods",
         [],
         "Names of methods; presets of StfNet, fitted to each date first "
-        f"({', '.join(presets.PRESETS)}); NAME=FOLDER for each trained StfNet (default: every "
-        "method, and plus).",
+        f"({', '.join(presets.PRESETS)}), or NAME=PRESET:OPTION=VALUE:OPTION=VALUE with options "
+        "of training; NAME=FOLDER for each trained StfNet (default: every method, and plus).",
     )
     flags.DEFINE_integer("seed", 1, "Of all that draws random numbers.")
     flags.DEFINE_boolean(
@@ -66,8 +67,9 @@ def main(argv: Sequence[str]) -> None:
     from stfnet_tf.baselines import base
 
     specs = FLAGS.methods or [*base.names(), "plus"]
-    methods = {spec: base.method(spec) for spec in specs if spec not in presets.PRESETS}
-    names = {spec: methods[spec].name if spec in methods else spec for spec in specs}
+    asked = {spec: found for spec in specs if (found := to_fit(spec))}
+    methods = {spec: base.method(spec) for spec in specs if spec not in asked}
+    names = {spec: asked[spec][0] if spec in asked else methods[spec].name for spec in specs}
     if len(set(names.values())) < len(specs):
         raise errors.InputError(
             f"--methods: expected every name once, found {', '.join(names.values())}."
@@ -82,15 +84,15 @@ def main(argv: Sequence[str]) -> None:
         (spec, case)
         for case in read
         for spec in specs
-        if spec not in methods or evaluate.usable(methods[spec], case)
+        if spec in asked or evaluate.usable(methods[spec], case)
     ]
     results: dict[str, dict[str, base.Prediction]] = {case.label: {} for case in read}
     costs = {}
     for spec, case in progress.track(jobs, "Predicting", len(jobs)):
         name, cost = names[spec], {}
-        if spec not in methods:
+        if spec in asked:
             folder = Path(FLAGS.output_dir) / "models" / name / "_".join(case.triplet.iso)
-            run, *fitting = alone(_fitted, spec, images.dataset, case.triplet, folder, FLAGS.seed)
+            run, *fitting = alone(_fitted, asked[spec][1], images.dataset, case.triplet, folder)
             cost = dict(zip(("fit_seconds", "peak_mib"), fitting, strict=True))
             spec = f"{name}={run}"
         prediction, seconds, peak = alone(_timed, spec, case.inputs)
@@ -105,6 +107,21 @@ def main(argv: Sequence[str]) -> None:
     stretches = evaluate.cases_stretch(images, read)
     for case, predictions, stretch in zip(read, made, stretches, strict=True):
         _draw(Path(FLAGS.output_dir), report, case, predictions, stretch)
+
+
+def to_fit(spec: str) -> tuple[str, wishes.Wishes] | None:
+    """The name and the wishes of a StfNet that is to be fitted first; None for other methods.
+
+    Raises:
+        InputError: An option that training does not have.
+    """
+    name, _, rest = spec.partition("=")
+    if spec.split(":")[0] in presets.PRESETS:
+        name, rest = spec.split(":")[0], spec
+    if rest.split(":")[0] not in presets.PRESETS:
+        return None
+    found = wishes.parse(rest)
+    return name, dataclasses.replace(found, training={"seed": FLAGS.seed, **found.training})
 
 
 def _draw(
@@ -132,19 +149,18 @@ def alone(function: Callable, *arguments: Any) -> Any:
 
 
 def _fitted(
-    preset: str,
+    wished: wishes.Wishes,
     described: "dataset.Dataset",
     triplet: "triplets.Triplet",
     folder: Path,
-    seed: int,
 ) -> tuple[Path, float, float]:
-    """Fits a preset to one date: the run's folder, the seconds, and the peak memory in MiB."""
+    """Fits a StfNet to one date: the run's folder, the seconds, and the peak memory in MiB."""
     from stfnet_tf import fitting
 
     # What an earlier comparison left would only be continued, in no time.
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    run = fitting.fit(described, triplet, folder, fitting.Wishes(preset, {"seed": seed}))
+    run = fitting.fit(described, triplet, folder, wished)
     return run, time.perf_counter() - start, _peak_memory()
 
 

@@ -8,30 +8,15 @@ which knows the coarse images and the outer fine ones alone, has stopped falling
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_prep import catalog, dataset, errors, preparation, triplets
 from stfnet_tf import callbacks, train_config, trainer
+from stfnet_tf.wishes import Wishes as Wishes
 
 # What a coarse pixel tells is wide: the larger a tile, the less of it is cut off at the border.
 LARGEST_TILE = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Wishes:
-    """What a user asks of a fit; all else has defaults that suit one scene.
-
-    Attributes:
-        preset: A key of `presets.PRESETS`.
-        training: Fields of `TrainConfig`.
-        model: Fields of `ModelConfig`.
-    """
-
-    preset: str = "plus"
-    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def defaults(preset: str, tile_size: int) -> dict[str, Any]:
@@ -54,7 +39,7 @@ def fit(
     described: dataset.Dataset,
     triplet: triplets.Triplet,
     model_dir: Path,
-    wishes: Wishes = Wishes(),
+    wishes: Wishes,
 ) -> Path:
     """Trains a model on the very images of one date, or goes on where such a run was stopped.
 
