@@ -1,4 +1,4 @@
-"""The training step on one core, in processor time: what another load on the machine cannot hide."""
+"""The training step on one core, in processor time, which no other load on the machine changes."""
 
 import time
 
