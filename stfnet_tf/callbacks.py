@@ -417,8 +417,10 @@ class Progress(Callback):
             self._bar.update(self._bar.task_ids[0], completed=step, scores=text)
             return
         began, since = self._began
-        left = (now - since) / max(step - began, 1) * (self._total - step)
-        logging.info("step %d of %d  %s  %s left", step, self._total, text, _duration(left))
+        left = "time unknown"
+        if step > began:
+            left = _duration((now - since) / (step - began) * (self._total - step))
+        logging.info("step %d of %d  %s  %s left", step, self._total, text, left)
 
     def on_train_end(self, logs=None):
         """Leaves the terminal as it was."""
@@ -474,12 +476,11 @@ class Board:
         self._root = tf.summary.create_file_writer(str(folder))
         self._writer = tf.summary.create_file_writer(str(folder / "validation"))
 
-    def start(self, hyperparameters: Mapping[str, Any], monitored: Sequence[str]) -> None:
+    def start(self, hyperparameters: Mapping[str, Any]) -> None:
         """Writes the graph and the hyperparameters, once a run.
 
         Args:
             hyperparameters: Flat names to values.
-            monitored: Validation scores to compare runs by.
         """
         from tensorboard.plugins.hparams import api as hp
 
@@ -491,12 +492,8 @@ class Board:
         }
         with self._root.as_default(step=0):
             tf.summary.graph(graph)
-            hp.hparams_config(
-                hparams=[hp.HParam(name) for name in plain],
-                metrics=[
-                    hp.Metric(name, group="validation", display_name=name) for name in monitored
-                ],
-            )
+            # Without a list of them TensorBoard finds out which differ from run to run, and shows
+            # these first.
             hp.hparams(plain)
         self._root.flush()
 

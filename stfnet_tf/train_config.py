@@ -305,6 +305,13 @@ class RunDescription:
             temporary.replace(path)
 
     def _compare(self, before: dict[str, Any], now: dict[str, Any], model_dir: Path) -> None:
+        held, found = before["model"]["bands"], now["model"]["bands"]
+        if held != found:
+            raise errors.InputError(
+                f"--model_dir: the model in {model_dir} has the bands {_shown(held)}, the shards "
+                f"have {_shown(found)}; give it shards with its own bands, or choose another "
+                f"--model_dir for a new model."
+            )
         may_change = set(MAY_CHANGE)
         if self.training.schedule in ("constant",):
             # A longer run is the same run: its learning rate does not know the end.

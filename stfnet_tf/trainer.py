@@ -392,10 +392,7 @@ class Trainer:
         )
         if new:
             stated = dataclasses.asdict(self.model_config) | dataclasses.asdict(self.config)
-            board.start(
-                {k: v for k, v in stated.items() if k not in train_config.MAY_CHANGE},
-                [metric.name for metric in self.model.metrics],
-            )
+            board.start({k: v for k, v in stated.items() if k not in train_config.MAY_CHANGE})
         return board
 
     @contextlib.contextmanager

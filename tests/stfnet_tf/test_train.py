@@ -171,6 +171,15 @@ def test_another_run_in_the_same_folder_is_refused(folder, finished, options, me
         run(folder, finished[0], **{"epochs": 3, "ema": 0.9, "early_stopping": 9, **options})
 
 
+def test_shards_with_other_bands_than_the_model_are_refused(finished, tmp_path):
+    toy.write(tmp_path / "shards", {"train": (3, 1)}, bands=("green", "red", "nir"))
+    with pytest.raises(
+        errors.InputError,
+        match="has the bands red,nir, the shards have green,red,nir; give it shards with its own",
+    ):
+        run(tmp_path / "shards", finished[0], epochs=3, ema=0.9, early_stopping=9)
+
+
 def test_a_constant_rate_lets_a_run_be_made_longer(folder, tmp_path):
     run(folder, tmp_path / "a", steps=2, schedule="constant")
     assert run(folder, tmp_path / "a", steps=5, schedule="constant").steps == 5
