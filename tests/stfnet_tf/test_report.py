@@ -1,0 +1,66 @@
+"""The report on accuracy, from results such as comparisons write them."""
+
+import json
+
+import pytest
+
+from data_prep import errors
+from stfnet_tf import report
+
+
+def row(method, rmse, date="2001-07-11", **more):
+    red, nir = rmse
+    measures = {"red": red, "nir": nir, "mean": (red + nir) / 2}
+    return {"method": method, "date": date, "pixels": 12, "rmse": measures, **more}
+
+
+ROWS = [row("copy", (0.02, 0.04), seconds=0.5)] + [
+    row(f"plus#{k}", (0.01, 0.01 + k / 1000), seconds=2.0, fit_seconds=60.0) for k in (1, 3)
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results" / "boreal"
+    folder.mkdir(parents=True)
+    about = {"command": "/somewhere/stfnet_tf/compare.py --seed=1 <x>", "coregister": "apply",
+             "triplets": ["2001-05-24 2001-07-11 2001-08-12"]}  # fmt: skip
+    found = {"dataset": "boreal2001", "about": about, "scores": ROWS,
+             "references": [row("F3", (0.3, 0.5))]}  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(found))
+    (folder / "about.md").write_text("What it is about.\n")
+    (folder / "images_2001-07-11.png").write_bytes(b"a picture")
+    return tmp_path / "results"
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_repetitions_are_one_line_with_mean_and_deviation():
+    head, _, first, second = report.table(ROWS)
+    assert cells(head) == ["method", "RMSE red", "RMSE nir", "RMSE", "fit s", "s"]
+    # 0.0105 and 0.0115: mean 0.011, standard deviation 0.001 / √2.
+    assert cells(first) == [
+        "plus (× 2)", "0.0100", "0.0120", "**0.01100 ± 0.00071**", "60 ± 0", "2.0 ± 0.0",
+    ]  # fmt: skip
+    assert cells(second) == ["copy", "0.0200", "0.0400", "0.03000", "–", "0.5"]
+
+
+def test_a_document_with_its_figures(results, tmp_path):
+    text = report.chapter(results / "boreal" / "metrics.json", tmp_path / "docs" / "accuracy")
+    assert text.startswith("## boreal\n\nWhat it is about.\n")
+    assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered" in text
+    assert "| *F3 as it is* | 0.3000 | 0.5000 | 0.40000 |" in text
+    assert "`python -m stfnet_tf.compare --seed=1 &lt;x&gt;`" in text
+    assert "![images_2001-07-11](accuracy/boreal/images_2001-07-11.png)" in text
+    copied = tmp_path / "docs" / "accuracy" / "boreal" / "images_2001-07-11.png"
+    assert copied.read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"about": {}}'])
+def test_what_is_no_result_is_named(results, tmp_path, content):
+    path = results / "boreal" / "metrics.json"
+    path.write_text(content)
+    with pytest.raises(errors.InputError, match=r"metrics\.json: expected a comparison's results"):
+        report.chapter(path, tmp_path)
