@@ -22,10 +22,12 @@ names, or given by --t1, --t2 and --t3; leave --f3 and --c3 out where there is n
         --fine_scale=0.0001 --coarse_scale=0.0001 --output_dir=fused
 
 Writes <date>.tif, a Cloud-Optimized GeoTIFF in the digital numbers and on the grid of the fine
-images, and <date>_quality.tif: for each band an estimate of the absolute error, from how far the
-two sides disagree (not calibrated: true errors are larger), and for each pixel whether both sides
-(3), the earlier (1), the later (2) or none (0) gave it. Where the true image of a date is known,
-its RMSE is printed. --plot draws all dates of the run into dates.png.
+images, and <date>_quality.tif: for each band the absolute error to be expected, and for each pixel
+whether both sides (3), the earlier (1), the later (2) or none (0) gave it. What to expect is
+learned where errors are known (--expected_error=calibrated, as in the preset plus); with the preset
+paper, or no later pair, it is how far the two sides disagree, and true errors are larger. Where the
+true image of a date is known, its RMSE is printed. --plot draws all dates of the run into
+dates.png.
 
 Several dates are fused in several processes (--workers), or on a Dask cluster (--executor=dask
 --dask_scheduler=tcp://host:8786); the files are the same. The same command again fuses what is

@@ -69,6 +69,15 @@ def describe(fusion: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+# What the quality layer is, by `ModelConfig.expected_error`.
+QUALITY = {
+    "disagreement": "how far the two sides disagree; it is not calibrated, and true errors are "
+    "larger",
+    "calibrated": "a regression that was learned where errors are known; where there was too "
+    "little to learn from, how far the two sides disagree",
+}
+
+
 def _spec(tensor: Any) -> dict[str, Any]:
     return {"dtype": tensor.dtype.name, "shape": tensor.shape.as_list()}
 
@@ -104,9 +113,9 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "",
         "Images are `[batch, height, width, bands]` in digital numbers; masks are bool `[batch, "
         "height, width]`, true where valid. `f2` comes back in the fine images' digital numbers, "
-        "`quality` estimates the absolute error in reflectance from how far the two sides disagree "
-        "(NaN where unknown); it is not calibrated, and true errors are larger. `sides` tells "
-        "which pair gave a pixel: 3 both, 1 the earlier, 2 the later, 0 none.",
+        f"`quality` is the absolute error to be expected, in reflectance (NaN where unknown): "
+        f"{QUALITY[card['model']['expected_error']]}. `sides` tells which pair gave a pixel: 3 "
+        "both, 1 the earlier, 2 the later, 0 none.",
         "",
     ]
     for name, signature in card["signatures"].items():
