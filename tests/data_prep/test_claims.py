@@ -1,0 +1,48 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep import claims, errors
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
+    path = tmp_path / "new" / "2001-07-11.tif"
+    with claims.claim(path):
+        with pytest.raises(errors.InputError, match=r"2001-07-11\.tif: expected to be the only"):
+            with claims.claim(path):
+                pass
+        with claims.claim(path.with_name("another.tif")):
+            pass
+    with claims.claim(path):
+        pass
+    assert not list(path.parent.iterdir())
+
+
+def test_a_killed_process_lets_go(tmp_path):
+    path = tmp_path / "result"
+    script = (
+        "import sys, time\nfrom data_prep import claims\n"
+        "with claims.claim(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(errors.InputError, match="another at work"), claims.claim(path):
+            pass
+        holder.kill()
+        holder.wait()
+    start = time.monotonic()
+    with claims.claim(path):
+        assert time.monotonic() - start < 1
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.InputError, match="expected a writable folder"):
+        with claims.claim(tmp_path / "file" / "result"):
+            pass

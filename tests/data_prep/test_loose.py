@@ -1,0 +1,148 @@
+import datetime
+
+import numpy as np
+import pytest
+
+from data_prep import catalog, errors, loose, rasters, triplets
+from tests.data_prep import tiny
+
+T1, T2, T3 = (datetime.date.fromisoformat(date) for date in tiny.DATES)
+SCALED = {"fine": loose.Coding(scale=1e-4), "coarse": loose.Coding(scale=1e-4)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny.make(tmp_path)
+    return tmp_path
+
+
+def named(folder, **changes):
+    f1, f3 = (str(folder / f"F_{tiny.DATES[k]}.tif") for k in (0, 2))
+    c1, c2, c3 = (str(folder / f"C_{date}.tif") for date in tiny.DATES)
+    given = {"f1": f1, "c1": c1, "c2": (c2,), "f3": f3, "c3": c3, **SCALED, **changes}
+    return loose.Rasters(**given)
+
+
+def copied(folder, name, source, **changes):
+    """A raster under another name, as changed."""
+    options = {
+        "pixels": rasters.read(str(source)),
+        "grid": rasters.info(str(source)).grid,
+        **changes,
+    }
+    rasters.write(folder / name, **options)
+    return str(folder / name)
+
+
+def test_the_images_are_those_of_a_description(folder):
+    described = catalog.Catalog(loose.describe(named(folder)))
+    from data_prep import dataset
+
+    expected = catalog.Catalog(dataset.load(folder / "tiny.toml"))
+    for side, date in (("fine", T1), ("coarse", T1), ("coarse", T2), ("fine", T3), ("coarse", T3)):
+        one, two = (k.read(side, date) for k in (described, expected))
+        np.testing.assert_array_equal(one.dn, two.dn)
+        np.testing.assert_array_equal(one.valid, two.valid)
+    assert described.ratio == expected.ratio == pytest.approx(8)
+    assert described.dataset.bands == ("band1", "band2")
+    assert described.dataset.supervision == "pair"
+
+
+def test_triplets_are_two_sided_one_sided_and_later(folder):
+    def formed(**changes):
+        images = catalog.Catalog(loose.describe(named(folder, **changes)))
+        return triplets.form(images.dataset, images.fine_dates, images.coarse_dates)["test"]
+
+    assert formed() == [triplets.Triplet(T1, T2, T3)]
+    assert formed(f3="", c3="") == [triplets.Triplet(T1, T2, None)]
+    later = datetime.date(2001, 11, 20)
+    both = (str(folder / f"C_{tiny.DATES[1]}.tif"),) * 2
+    assert formed(c2=both, t2=(T2, later)) == [
+        triplets.Triplet(T1, T2, T3),
+        triplets.Triplet(T3, later, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LT05_L2SP_092084_20010711_02_T1.tif", datetime.date(2001, 7, 11)),
+        ("scene-2001-07-11.tif", datetime.date(2001, 7, 11)),
+        ("MOD09GA.A2001192.h29v12.tif", datetime.date(2001, 7, 11)),
+        ("tm0711.tif", None),
+        ("20010711_20010812.tif", None),
+        ("x20019999.tif", None),
+    ],
+)
+def test_dates_in_names(folder, name, expected):
+    file = copied(folder, name, folder / f"C_{tiny.DATES[1]}.tif")
+    changes = {"c2": (file,), "t1": datetime.date(2001, 1, 1), "t3": datetime.date(2001, 12, 1)}
+    if expected:
+        described = loose.describe(named(folder, **changes))
+        assert described.dates.test == (expected,)
+    else:
+        with pytest.raises(errors.InputError, match=rf"{name}: expected one date .* --t2 states"):
+            loose.describe(named(folder, **changes))
+        assert loose.describe(named(folder, **changes, t2=(T2,))).dates.test == (T2,)
+
+
+def test_bands_go_by_name_where_the_rasters_name_them(folder):
+    """A fine raster whose bands are the other way round."""
+    for side in "FC":
+        for k, date in enumerate(tiny.DATES):
+            source = folder / f"{side}_{date}.tif"
+            pixels = rasters.read(str(source))
+            turned = {"pixels": pixels[..., ::-1], "band_names": ("nir", "green")}
+            straight = {"band_names": ("green", "nir")}
+            copied(folder, f"{side}{k}_{date}.tif", source, **(turned if side == "F" else straight))
+    f1, f3 = (str(folder / f"F{k}_{tiny.DATES[k]}.tif") for k in (0, 2))
+    c1, c2, c3 = (str(folder / f"C{k}_{date}.tif") for k, date in enumerate(tiny.DATES))
+    given = loose.Rasters(f1, c1, (c2,), f3, c3, usual=("green", "nir"), **SCALED)
+    described = loose.describe(given)
+    assert described.bands == ("green", "nir")
+    assert (described.fine.bands, described.coarse.bands) == ((2, 1), (1, 2))
+    expected = rasters.read(str(folder / f"F_{tiny.DATES[0]}.tif"))
+    np.testing.assert_array_equal(catalog.Catalog(described).read("fine", T1).dn, expected)
+    # Without a model, the first raster's own names and order.
+    assert loose.describe(loose.Rasters(f1, c1, (c2,), f3, c3, **SCALED)).bands == ("nir", "green")
+
+
+def test_codings(folder):
+    fine = loose.Coding(2e-4, -0.1, -1.0, (0, 5000))
+    described = loose.describe(named(folder, fine=fine))
+    assert (described.fine.scale, described.fine.offset) == (2e-4, -0.1)
+    assert (described.fine.fill, described.fine.valid_range) == ((-1.0,), (0, 5000))
+    stated = {"scale": 1e-4, "offset": 0.0}
+    for side, date in (("F", 0), ("F", 2), ("C", 0), ("C", 1), ("C", 2)):
+        source = folder / f"{side}_{tiny.DATES[date]}.tif"
+        copied(folder, f"{side}s_{tiny.DATES[date]}.tif", source, **stated)
+    f1, f3 = (str(folder / f"Fs_{tiny.DATES[k]}.tif") for k in (0, 2))
+    c1, c2, c3 = (str(folder / f"Cs_{date}.tif") for date in tiny.DATES)
+    images = catalog.Catalog(loose.describe(loose.Rasters(f1, c1, (c2,), f3, c3)))
+    assert images.encoding("fine").scale == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"c1": ""}, "--c1: expected a raster"),
+        ({"f3": ""}, "--f3: expected a raster beside --c3"),
+        ({"fine": loose.Coding()}, "--fine_scale gives reflectance"),
+        ({"coarse": loose.Coding()}, "--coarse_scale gives reflectance"),
+        ({"bands": ("a", "b", "c")}, "--f1: expected 3 bands"),
+        ({"t2": (T2, T3)}, "--t2: expected a date for each of the 1 rasters"),
+        ({"t2": (T1,)}, "--c2: expected dates after --f1's"),
+        ({"t3": T1}, "--f3: expected a date after --f1's"),
+        ({"f1": "nowhere_20011008.tif"}, "nowhere_20011008.tif: expected a raster"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(folder, changes, message):
+    with pytest.raises(errors.InputError, match=message):
+        loose.describe(named(folder, **changes))
+
+
+def test_dates_of_a_pair_must_agree(folder):
+    wrong = copied(folder, "C_2001-10-09.tif", folder / f"C_{tiny.DATES[0]}.tif")
+    with pytest.raises(errors.InputError, match="expected the date of --f1, 2001-10-08, found"):
+        loose.describe(named(folder, c1=wrong))
+    assert loose.describe(named(folder, c1=wrong, t1=T1)).dates.train == (T1, T3)

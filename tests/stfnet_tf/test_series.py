@@ -1,0 +1,219 @@
+import dataclasses
+import datetime
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import catalog, claims, errors, loose, rasters, triplets
+from stfnet_tf import date_sheet, export, fitting, fuse, fusion, scene, series
+from tests.stfnet_tf import scenes
+
+ROOT = Path(__file__).parents[2]
+HERE = series.Place()
+BETWEEN = ("2001-06-09", "2001-06-25", "2001-09-13")
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
+    return scenes.make(tmp_path / "images", between=BETWEEN)
+
+
+@pytest.fixture
+def source(images, tmp_path):
+    return series.Source(scenes.run(tmp_path / "run", images))
+
+
+def dates(images):
+    return fuse.choose(images, ["all"])
+
+
+def fused(images, source, folder, place=HERE, **options):
+    plan = series.Plan.of(images, source, dates(images), folder, **options)
+    return list(plan.run(32, place))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {k.name: k.read_bytes() for k in folder.glob("*.tif")}
+
+
+def again(images: catalog.Catalog) -> catalog.Catalog:
+    """The images as another program would find them."""
+    return catalog.Catalog(images.dataset)
+
+
+@pytest.mark.parametrize("place", [series.Place(workers=2), series.Place("dask", workers=2)])
+def test_the_same_files_wherever_they_are_fused(images, source, tmp_path, place):
+    if place.kind == "dask":
+        pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
+    here = fused(images, source, tmp_path / "here")
+    there = fused(images, source, tmp_path / "there", place)
+    expected = contents(tmp_path / "here")
+    assert len(expected) == 8 and contents(tmp_path / "there") == expected
+    assert sorted(k.path.name for k in here) == sorted(k.path.name for k in there)
+    assert {k.path.parent for k in there} == {tmp_path / "there"}
+    assert not [k for k in (tmp_path / "there").iterdir() if k.name.startswith(".")]
+
+
+def test_fitted_in_two_processes_are_those_fitted_in_one(images, tmp_path):
+    """Each date has a model of its own; two steps of training suffice to tell them apart."""
+    model = {"filters": (4,), "kernel_sizes": (3, 3)}
+    training = {"steps": 2, "patch_size": 32, "batch_size": 2}
+    wishes = fitting.Wishes("paper", training, model)
+    for name, workers in (("one", 1), ("two", 2)):
+        source = series.Source(tmp_path / name / "model", wishes=wishes)
+        plan = series.Plan.of(images, source, dates(images)[:2], tmp_path / name)
+        assert len(list(plan.run(32, series.Place(workers=workers)))) == 2
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
+    models = sorted(k.name for k in (tmp_path / "two" / "model").iterdir())
+    assert models == sorted(str(t.t2) for t in dates(images)[:2])
+
+
+def test_what_is_finished_is_left_as_it_is(images, source, tmp_path):
+    out = tmp_path / "out"
+    assert len(fused(images, source, out)) == 4
+    before = {k.name: k.stat().st_ino for k in out.glob("*.tif")}
+    assert fused(again(images), source, out) == []
+    # Another program's run, from images elsewhere below another root, is the same run.
+    moved = (tmp_path / "images").rename(tmp_path / "moved")
+    described = dataclasses.replace(images.dataset, root=moved)
+    assert fused(catalog.Catalog(described), source, out) == []
+    assert {k.name: k.stat().st_ino for k in out.glob("*.tif")} == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "missing quality", "cut off", "empty"])
+def test_what_is_missing_or_damaged_is_made_again(images, source, tmp_path, damage):
+    out = tmp_path / "out"
+    fused(images, source, out)
+    whole = contents(out)
+    name = "2001-06-09_quality.tif" if "quality" in damage else "2001-06-09.tif"
+    if damage.startswith("missing"):
+        (out / name).unlink()
+    else:
+        cut = whole[name][: len(whole[name]) * 3 // 4] if damage == "cut off" else b""
+        (out / name).write_bytes(cut)
+        with pytest.raises(errors.InputError, match=r"2001-06-09\.tif: .* --overwrite replaces"):
+            fused(again(images), source, out)
+    (done,) = fused(again(images), source, out, overwrite=not damage.startswith("missing"))
+    assert done.path.name == "2001-06-09.tif"
+    assert contents(out) == whole
+
+
+def test_other_inputs_are_refused_and_overwritten_when_asked(images, source, tmp_path):
+    out = tmp_path / "out"
+    fused(images, source, out)
+    before = contents(out)
+    changed = tmp_path / "images" / "coarse_20010609.tif"
+    pixels = rasters.read(str(changed)) // 2
+    rasters.close_all()
+    rasters.write(changed, pixels, scenes.GRID, nodata=-9999)
+    with pytest.raises(errors.InputError, match=r"2001-06-09\.tif: expected nothing, or rasters"):
+        fused(again(images), source, out)
+    assert contents(out) == before
+    (done,) = fused(again(images), source, out, overwrite=True)
+    assert str(done.triplet.t2) == "2001-06-09"
+    differ = {k for k, v in contents(out).items() if v != before[k]}
+    assert "2001-06-09.tif" in differ <= {"2001-06-09.tif", "2001-06-09_quality.tif"}
+
+
+def test_another_model_shift_or_triplet_is_another_raster(images, source, tmp_path):
+    out = tmp_path / "out"
+    fused(images, source, out)
+    other = series.Source(scenes.run(tmp_path / "other", images, switch=0.1))
+    shifted = catalog.Catalog(images.dataset, {datetime.date(2001, 6, 9): (0.0, 1.0)})
+    masked = dataclasses.replace(images.dataset.coarse, valid_range=(0, 3000))
+    read = catalog.Catalog(dataclasses.replace(images.dataset, coarse=masked))
+    for changed, model in ((images, other), (shifted, source), (read, source)):
+        with pytest.raises(errors.InputError, match="--overwrite"):
+            series.Plan.of(changed, model, dates(images), out)
+    day = datetime.date(2001, 7, 11)
+    one_sided = triplets.Triplet(datetime.date(2001, 5, 24), day, None)
+    with pytest.raises(errors.InputError, match="--overwrite"):
+        series.Plan.of(images, source, [one_sided], out)
+
+
+def test_a_raster_of_unknown_origin_is_not_replaced(images, source, tmp_path):
+    rasters.write(tmp_path / "out" / "2001-06-09.tif", np.ones((2, 2, 1)), rasters.Grid(2, 2))
+    with pytest.raises(errors.InputError, match=r"2001-06-09\.tif: expected nothing"):
+        fused(images, source, tmp_path / "out")
+
+
+def test_one_program_at_a_time(images, source, tmp_path):
+    out = tmp_path / "out"
+    with claims.claim(out / "2001-06-25.tif"):
+        with pytest.raises(errors.InputError, match=r"2001-06-25\.tif: expected to be the only"):
+            fused(images, source, out)
+    plan = series.Plan.of(images, source, dates(images), out)
+    rasters.write(out / "2001-06-25.tif", np.ones((2, 2, 1)), rasters.Grid(2, 2))
+    with pytest.raises(errors.InputError, match="written by another meanwhile"):
+        list(plan.run(32))
+    assert rasters.read(str(out / "2001-06-25.tif")).shape == (2, 2, 1)
+
+
+def test_no_model_is_one_sentence(images, tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(errors.InputError, match=r"best\.weights\.h5: expected what training"):
+        series.Plan.of(images, series.Source(tmp_path), dates(images), tmp_path / "out")
+
+
+def test_killed_in_the_middle_and_run_again(images, source, tmp_path):
+    """No raster is there before it is whole, and what the killed run left is swept away."""
+    fused(images, source, tmp_path / "whole")
+    out = tmp_path / "out"
+    flags = [f"--dataset={images.dataset.path}", f"--model_dir={source.path}", "--dates=all"]
+    command = [sys.executable, "-m", "stfnet_tf.fuse", *flags, f"--output_dir={out}"]
+    slow = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, "--window=32"], env=slow, cwd=tmp_path) as running:
+        while running.poll() is None and not list(out.glob(".writing-*")):
+            time.sleep(0.01)
+        running.kill()
+    # The kernel decides how far it came; what is there is whole.
+    expected = contents(tmp_path / "whole")
+    assert all(expected[k] == v for k, v in contents(out).items())
+    fused(again(images), source, out)
+    assert contents(out) == expected
+    assert sorted(k.name for k in out.iterdir()) == sorted(expected)
+
+
+def test_rasters_named_one_by_one_make_the_same_image(images, source, tmp_path):
+    folder = tmp_path / "images"
+    (f1, f3), (c1, c2, c3) = (
+        [str(folder / f"{side}_{scenes.DATES[k].replace('-', '')}.tif") for k in which]
+        for side, which in (("fine", (0, 2)), ("coarse", (0, 1, 2)))
+    )
+    coding = loose.Coding(scale=1e-4)
+    given = loose.Rasters(
+        f1, c1, (c2,), f3, c3, usual=scenes.BANDS, fine=coding, coarse=coding, ratio=4.0
+    )
+    version = export.save(
+        fusion.Fusion(scenes.network(), scenes.info(images)), tmp_path / "saved" / "made"
+    )
+    (expected,) = fuse.choose(images, ["2001-07-11"])
+    described = scene.fuse(scenes.predictor(images), images, expected, tmp_path / "described", 32)
+    for name, model in (("run", source), ("export", series.Source(version, exported=True))):
+        alone = catalog.Catalog(loose.describe(given))
+        (done,) = fused(alone, model, tmp_path / name)
+        assert done.triplet == expected
+        np.testing.assert_array_equal(
+            rasters.read(str(done.path)), rasters.read(str(described.path))
+        )
+    one_sided = dataclasses.replace(given, f3="", c3="")
+    (done,) = fused(catalog.Catalog(loose.describe(one_sided)), source, tmp_path / "one_sided")
+    assert set(np.unique(rasters.read(str(done.quality_path))[..., -1])) == {0, 1}
+
+
+def test_a_sheet_of_all_dates(images, source, tmp_path):
+    from skimage import io as image_io
+
+    out = tmp_path / "out"
+    fused(images, source, out)
+    pixels = image_io.imread(date_sheet.draw(images, dates(images), out))
+    blue = (np.abs(pixels[..., :3].astype(int) - (31, 111, 209)) < 8).all(-1)
+    assert pixels.shape[1] > 400 and pixels[..., :3].std() > 20
+    # Two of six pictures are in a frame: each has two long columns of its colour.
+    assert blue.any() and (blue.sum(0) > 50).any()
