@@ -7,7 +7,7 @@ from benchmarks import measure, training_step, workload
 from benchmarks.table import AtLeast, Options, Report
 from stfnet_tf import presets
 
-STEPS = 12
+STEPS = 6
 
 
 def run(options: Options) -> Report:

@@ -34,13 +34,14 @@ def run(options: Options) -> Report:
     for size in sizes:
         seconds[size], peaks[size] = _alone(_of_size, size, options)
         _add_size(report, size, seconds[size], peaks[size])
-    per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
-    report.add(
-        "time per pixel, slowest size against fastest",
-        "×",
-        [max(of_round) / min(of_round) for of_round in zip(*per_pixel, strict=True)],
-        AtMost(1.1),
-    )
+    if len(sizes) > 1:
+        per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
+        report.add(
+            "time per pixel, slowest size against fastest",
+            "×",
+            [max(of_round) / min(of_round) for of_round in zip(*per_pixel, strict=True)],
+            AtMost(1.1),
+        )
     if all(size in peaks for size in MEMORY_SIZES):
         small, large = (peaks[size] for size in MEMORY_SIZES)
         report.add("peak memory of 7,000² against 2,000²", "×", [large / small], AtMost(1.2))
