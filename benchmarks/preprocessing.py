@@ -16,7 +16,7 @@ SHARD_BYTES = 32 * 2**20
 def run(options: Options) -> Report:
     """Three dates, coarse images on a grid of their own: warped, masked, cut, written."""
     report = Report()
-    size = 768 if options.quick else 2048
+    size = 768 if options.quick else 3072
     described = workload.make(options.folder / f"native{size}", size, native=True)
     target = options.folder / "prepared"
 
