@@ -29,6 +29,8 @@ READ_AHEAD = 2
 # Height and width of what is fused at a time, in pixels: as large as 2 GiB of memory allow, because
 # a larger window has a smaller share of halo.
 WINDOW = 640
+# Height and width of what mean changes are summed over at a time.
+_SUMMED = 512
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 FINGERPRINT_TAG = "STFNET_FINGERPRINT"
@@ -223,7 +225,7 @@ def fuse_dates(
         InputError: An image cannot be read or a raster cannot be written.
     """
     cells = tiles.windows(*images.grid.shape, window)
-    changes = _whole_image_changes(predictor, images, dates, cells)
+    changes = _whole_image_changes(predictor, images, dates)
     outputs = [
         _Output(images, triplet, Path(output_dir), fingerprint)
         for triplet, fingerprint in itertools.zip_longest(dates, fingerprints)
@@ -316,12 +318,16 @@ def _whole_image_changes(
     predictor: Predictor,
     images: catalog.Catalog,
     dates: Sequence[triplets.Triplet],
-    cells: list[rasters.Window],
 ) -> list[Arrays]:
-    """`v12` and `v23` for `fuse_tile`; a pass over the scene where the weights need it."""
+    """`v12` and `v23` for `fuse_tile`; a pass over the scene where the weights need it.
+
+    In windows of its own: sums of single precision over other windows differ in their last digits,
+    and with them every pixel that they weigh.
+    """
     bands = len(predictor.bands)
     if predictor.config.combination != "global":
         return [{k: np.zeros((1, bands), np.float32) for k in ("v12", "v23")}] * len(dates)
+    cells = tiles.windows(*images.grid.shape, _SUMMED)
     sums: list[collections.Counter[str]] = [collections.Counter() for _ in dates]
     # What the coarse change at a pixel depends on, and no more.
     config = predictor.config
