@@ -143,7 +143,6 @@ def main(argv: Sequence[str]) -> None:
     """Fuses the chosen dates."""
     _check_flags()
     from data_prep import catalog, registration
-    from stfnet_tf import date_sheet, series
 
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
@@ -151,6 +150,8 @@ def main(argv: Sequence[str]) -> None:
     for note in images.notes:
         print(note)
     chosen = choose(images, FLAGS.dates)
+    from stfnet_tf import date_sheet, series  # TensorFlow loads here.
+
     source = model_source(output_dir)
     plan = series.Plan.of(images, source, chosen, output_dir, FLAGS.overwrite)
     if plan.finished:
