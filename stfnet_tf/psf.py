@@ -1,5 +1,6 @@
 """Gaussian point spread functions on the fine grid, aware of which pixels are valid."""
 
+import functools
 import math
 
 import numpy as np
@@ -23,6 +24,8 @@ def kernel(sigma: float) -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
+# Nothing here branches on a tensor; AutoGraph would only make the graph slow to build.
+@tf.autograph.experimental.do_not_convert
 def blur(image: tf.Tensor, sigma: float) -> tf.Tensor:
     """Convolves each channel with a Gaussian; outside the image is 0.
 
@@ -92,11 +95,7 @@ def _blur_columns(image: tf.Tensor, sigma: float) -> tf.Tensor:
         tf.pad(image, [[0, 0], [0, below], [0, 0], [0, 0]]),
         tf.stack([batch, count, block, width * channels]),
     )
-    # Row i weighs what lies at i − reach … i + reach of the block and its neighbours.
-    band = np.zeros((most, most + 2 * reach), np.float32)
-    for row in range(most):
-        band[row, row : row + 2 * reach + 1] = kernel(sigma)
-    weights = tf.constant(band, image.dtype)[:block, : block + 2 * reach]
+    weights = tf.constant(_band(most, sigma), image.dtype)[:block, : block + 2 * reach]
     blurred = tf.matmul(weights[:, reach : reach + block], blocks)
     above = tf.matmul(weights[:reach, :reach], blocks[:, :-1, block - reach :])
     after = tf.matmul(weights[block - reach :, reach + block :], blocks[:, 1:, :reach])
@@ -107,6 +106,17 @@ def _blur_columns(image: tf.Tensor, sigma: float) -> tf.Tensor:
     return whole[:, :height]
 
 
+@functools.cache
+def _band(rows: int, sigma: float) -> np.ndarray:
+    """[rows, rows + 2 · radius]: row i weighs what lies at i − radius … i + radius."""
+    weights = kernel(sigma)
+    band = np.zeros((rows, rows + len(weights) - 1), np.float32)
+    for row in range(rows):
+        band[row, row : row + len(weights)] = weights
+    return band
+
+
+@tf.autograph.experimental.do_not_convert
 def normalised_blur(
     image: tf.Tensor, valid: tf.Tensor, sigma: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
