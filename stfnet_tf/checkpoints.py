@@ -145,7 +145,14 @@ def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
             f"such file; train longer, or continue the run with the same command."
         )
     model = stfnet_model.StfNet(config)
-    _layers_of(model).load_weights(str(path))
+    try:
+        _layers_of(model).load_weights(str(path))
+    except (ValueError, OSError, KeyError) as error:
+        raise errors.InputError(
+            f"{path}: expected the weights of the model that {path.with_name(presets.CONFIG_FILE)} "
+            f"describes, found others, of another version perhaps, or a damaged file "
+            f"({str(error).splitlines()[0]}); train again in another folder."
+        ) from None
     return model
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data_prep import errors
 from stfnet_tf import checkpoints, presets
 from stfnet_tf import model as stfnet_model
 
@@ -26,3 +27,20 @@ def test_every_variable_of_a_model_comes_back(tmp_path, preset, supervision):
     assert len(loaded.weights) == len(saved.weights)
     for ours, theirs in zip(loaded.weights, saved.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.name)
+
+
+def test_weights_of_another_model_and_damaged_ones_are_refused(tmp_path):
+    config = presets.build("paper", bands=("red",), kernel_sizes=(3, 3, 3))
+    config.save(tmp_path)
+    checkpoints.save_model(stfnet_model.StfNet(config), tmp_path)
+    checkpoints.load_model(tmp_path)
+    presets.build("plus", bands=("red",), supervision="pair").save(tmp_path)
+    with pytest.raises(
+        errors.InputError, match=r"best\.weights\.h5: expected the weights .*others"
+    ):
+        checkpoints.load_model(tmp_path)
+    config.save(tmp_path)
+    path = tmp_path / checkpoints.BEST
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(errors.InputError, match="damaged"):
+        checkpoints.load_model(tmp_path)
