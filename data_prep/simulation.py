@@ -260,31 +260,35 @@ class _FineFiles:
     truth: Writer | None
 
 
-def _open_fine(
-    stack: contextlib.ExitStack, sample: Sample, scene: Scene, grid: Grid, folder: Path
-) -> _FineFiles:
-
+def _image_and_mask(
+    stack: contextlib.ExitStack, image: Path, mask: Path, grid: Grid, interleave: str
+) -> tuple[Writer, Writer]:
+    """The open files of one date and side: six bands of digital numbers, and their mask."""
     names = [name.capitalize() for name in crops.BANDS]
-    image = stack.enter_context(
+    both = (
         rasters.create(
-            folder / sample_layout.fine_file(scene.date),
+            image,
             grid,
             bands=6,
             dtype="int16",
             driver="ENVI",
-            interleave="BIL",
+            interleave=interleave,
             band_names=names,
-        )
+        ),
+        rasters.create(mask, grid, bands=1, dtype="uint8", driver="ENVI", band_names=["cfmask"]),
     )
-    mask = stack.enter_context(
-        rasters.create(
-            folder / sample_layout.fine_mask_file(scene.date),
-            grid,
-            bands=1,
-            dtype="uint8",
-            driver="ENVI",
-            band_names=["cfmask"],
-        )
+    return stack.enter_context(both[0]), stack.enter_context(both[1])
+
+
+def _open_fine(
+    stack: contextlib.ExitStack, sample: Sample, scene: Scene, grid: Grid, folder: Path
+) -> _FineFiles:
+    image, mask = _image_and_mask(
+        stack,
+        folder / sample_layout.fine_file(scene.date),
+        folder / sample_layout.fine_mask_file(scene.date),
+        grid,
+        "BIL",
     )
     if not sample.truth_images:
         return _FineFiles(image, mask, None)
@@ -408,28 +412,13 @@ def _write_resampled(
     folder: Path,
 ) -> None:
     """Writes the coarse image on the fine grid, off by the scene's shift, with its mask."""
-    names = [name.capitalize() for name in crops.BANDS]
     with contextlib.ExitStack() as stack:
-        image = stack.enter_context(
-            rasters.create(
-                folder / sample_layout.coarse_file(scene.date),
-                grid,
-                bands=6,
-                dtype="int16",
-                driver="ENVI",
-                interleave="BSQ",
-                band_names=names,
-            )
-        )
-        mask = stack.enter_context(
-            rasters.create(
-                folder / sample_layout.coarse_mask_file(scene.date),
-                grid,
-                bands=1,
-                dtype="uint8",
-                driver="ENVI",
-                band_names=["cfmask"],
-            )
+        image, mask = _image_and_mask(
+            stack,
+            folder / sample_layout.coarse_file(scene.date),
+            folder / sample_layout.coarse_mask_file(scene.date),
+            grid,
+            "BSQ",
         )
         for start in range(0, sample.size, _STRIP):
             stop = min(start + _STRIP, sample.size)
