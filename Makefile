@@ -11,6 +11,8 @@ SHELL := /bin/sh
 
 EXTRAS := dev,distributed,serving
 RUN := .venv/bin/python -m
+# Building graphs, what the tests do most, keeps one core busy; a file's tests share what they made.
+PYTEST := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 demo:
 	@./install.sh .venv $(EXTRAS)
@@ -23,12 +25,12 @@ lint:
 	.venv/bin/mypy
 
 test: lint
-	$(RUN) pytest
+	$(RUN) $(PYTEST)
 
 # The oldest supported TensorFlow, and TensorFlow Addons with it.
 test-oldest:
 	@./install.sh .venv-oldest dev,addons,distributed,serving
-	TF_USE_LEGACY_KERAS=1 .venv-oldest/bin/python -m pytest
+	TF_USE_LEGACY_KERAS=1 .venv-oldest/bin/python -m $(PYTEST)
 
 # Against PyTorch, too; an environment of its own, because that is large. ONLY=fusing,reading runs
 # some, ROUNDS=9 repeats more often, QUICK=1 sees in a few minutes that all of it works.
