@@ -289,13 +289,20 @@ def _date(value: Any) -> Date:
 def expand(text: str) -> str:
     """Replaces `${NAME}` and `${NAME:-default}` by environment variables.
 
+    A variable that the text begins with names a folder; a relative one is relative to the working
+    directory.
+
     Raises:
         InputError: A variable without default is not set.
     """
 
     def value(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]
-        found = os.environ.get(name) or default
+        found = os.environ.get(name)
+        if found and match.start() == 0:
+            # What a user's shell names is meant from where the user stands.
+            return os.path.abspath(found)
+        found = found or default
         if found is None:
             raise errors.InputError(
                 f"root: expected the environment variable {name} to name a folder "

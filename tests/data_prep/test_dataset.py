@@ -147,3 +147,12 @@ def test_dates_may_be_toml_dates_or_text(tmp_path):
 
 def test_tiny_set_is_a_good_example(tmp_path):
     assert dataset.load(tiny.make(tmp_path)).dates.train[0] == datetime.date(2001, 10, 8)
+
+
+def test_a_variable_is_relative_to_where_the_user_stands(tmp_path, monkeypatch):
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    (tmp_path / "work" / "configs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("FUSION_DATA", "../data")
+    assert dataset.expand("${FUSION_DATA}/set") == str(tmp_path / "data" / "set")
+    assert dataset.expand("sets/${FUSION_DATA}") == "sets/../data"
