@@ -301,7 +301,7 @@ def expand(text: str) -> str:
         found = os.environ.get(name)
         if found and match.start() == 0:
             # What a user's shell names is meant from where the user stands.
-            return os.path.abspath(found)
+            return str(Path(found).resolve())
         found = found or default
         if found is None:
             raise errors.InputError(
