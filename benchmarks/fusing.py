@@ -3,9 +3,6 @@
 Each size has a process of its own, so that its peak memory can be told.
 """
 
-import concurrent.futures
-import multiprocessing
-import resource
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 
 from benchmarks import measure, network, workload
 from benchmarks.table import AtLeast, AtMost, Options, Report
+from data_prep import executors
 from stfnet_tf import presets
 
 SIZES = (1000, 2000, 4000, 7000)
@@ -32,7 +30,7 @@ def run(options: Options) -> Report:
     sizes = [k for k in (QUICK_SIZES if options.quick else SIZES) if k <= options.largest]
     seconds, peaks = {}, {}
     for size in sizes:
-        seconds[size], peaks[size] = _alone(_of_size, size, options)
+        seconds[size], peaks[size] = executors.alone(_of_size, size, options)
         _add_size(report, size, seconds[size], peaks[size])
     if len(sizes) > 1:
         per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
@@ -45,7 +43,7 @@ def run(options: Options) -> Report:
     if all(size in peaks for size in MEMORY_SIZES):
         small, large = (peaks[size] for size in MEMORY_SIZES)
         report.add("peak memory of 7,000² against 2,000²", "×", [large / small], AtMost(1.2))
-    others = _alone(_others, 100 if options.quick else OTHERS_SIZE, options)
+    others = executors.alone(_others, 100 if options.quick else OTHERS_SIZE, options)
     for name, taken in others.items():
         if name != "stfnet":
             report.add(
@@ -80,13 +78,6 @@ def _add_size(report: Report, size: int, seconds: measure.Seconds, peak: float) 
     )
 
 
-def _alone(function: Callable, size: int, options: Options) -> Any:
-    """Calls a function in a process that has done nothing else."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, size, options).result()
-
-
 def _of_size(size: int, options: Options) -> tuple[measure.Seconds, float]:
     """Seconds of fusing, of the bare network and of a matrix product of as many operations."""
     from data_prep import tiles
@@ -115,7 +106,7 @@ def _of_size(size: int, options: Options) -> tuple[measure.Seconds, float]:
     seconds["bare"] = [taken / share for taken in seconds["bare"]]
     same = network.forward_flops(config, size**2) / flops
     seconds["limit"] = [taken * same for taken in seconds["limit"]]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    peak = executors.peak_mib() * 2**20
     if size != SIZES[0]:
         shutil.rmtree(folder)
     shutil.rmtree(output)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import entry, errors, executors
 
 if TYPE_CHECKING:
     from benchmarks.table import Options, Report
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         for name in FLAGS.only or BENCHMARKS:
             print(f"Measuring {name.replace('_', ' ')}", flush=True)
-            reports[name] = _alone(name, options)
+            reports[name] = executors.alone(measure, name, options)
             for row in reports[name].rows:
                 print(f"  {row}", flush=True)
             result = table.to_json(reports, options, before)
@@ -80,16 +80,6 @@ def main(argv: Sequence[str]) -> None:
     if document:
         table.quote(result, document)
     print("Wrote " + " and ".join(map(str, paths)))
-
-
-def _alone(name: str, options: "Options") -> "Report":
-    """Runs one benchmark where no other has left threads, devices or memory behind."""
-    import concurrent.futures
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, name, options).result()
 
 
 def measure(name: str, options: "Options") -> "Report":

@@ -7,11 +7,10 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep import errors
+from data_prep import errors, versions
 
 JSON_FILE = "benchmarks.json"
 MARKDOWN_FILE = "benchmarks.md"
@@ -149,17 +148,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of what was measured, where it is installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def to_json(
     reports: Mapping[str, Report], options: Options, before: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -173,7 +161,7 @@ def to_json(
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": {**before, "load_after": machine()["load"]},
-        "versions": versions(),
+        "versions": versions.installed(PACKAGES),
         "rounds": options.rounds,
         "quick": options.quick,
         "benchmarks": {

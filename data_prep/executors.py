@@ -10,10 +10,12 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from data_prep import errors, progress
@@ -64,6 +66,26 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
             yield executor
     else:
         raise errors.InputError(f"--executor: expected one of {', '.join(KINDS)}, found '{kind}'.")
+
+
+def alone(function: Callable, *arguments: Any) -> Any:
+    """Calls a function in a process that has done nothing else, so that what it takes is its own.
+
+    A new interpreter, not a fork: a fork would start with this process' memory and threads.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage's maximum outlives exec, so it may be the parent's.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def cores() -> int:

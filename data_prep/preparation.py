@@ -15,10 +15,12 @@ from pathlib import Path
 
 from absl import logging
 
-from data_prep import errors, executors, records, registration, shards, triplets
+from data_prep import errors, executors, records, registration, shards, triplets, versions
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
 from data_prep.triplets import Triplet
+
+PACKAGES = ("stfnet-tf", "gdal", "numpy", "scipy", "scikit-image")
 
 _CACHE_BYTES = 2**30  # GDAL's decoded blocks in all processes together
 _SMALL_BYTES = 32 * 2**20  # less than that is written before a pool of processes has started
@@ -230,17 +232,5 @@ def _info(
             },
         },
         command=shlex.join(sys.argv),
-        versions=_versions(),
+        versions=versions.installed(PACKAGES),
     )
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    found = {"python": sys.version.split()[0]}
-    for package in ("stfnet-tf", "gdal", "numpy", "scipy", "scikit-image"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout that was not installed
-            continue
-    return found

@@ -1,13 +1,9 @@
 """All that is known of a sample, as its `truth.json` states it."""
 
 import datetime
-from importlib import metadata
 from typing import Any
 
-import numpy as np
-import scipy
-
-from data_prep import crops, landscape, observation, sample_layout, simulation
+from data_prep import crops, landscape, observation, sample_layout, simulation, versions
 from data_prep.simulation import Made, Sample, Scene
 
 
@@ -20,7 +16,7 @@ def state(sample: Sample, made: Made) -> dict[str, Any]:
     """
     return {
         "seed": sample.seed,
-        "versions": _versions(),
+        "versions": versions.installed(("stfnet-tf", "numpy", "scipy")),
         "bands": list(crops.BANDS),
         "scale": simulation.DN_SCALE,
         "fine": _fine(sample),
@@ -40,14 +36,6 @@ def state(sample: Sample, made: Made) -> dict[str, Any]:
             for scene, count in zip(made.scenes, made.counts, strict=True)
         },
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {"numpy": np.__version__, "scipy": scipy.__version__}
-    try:
-        return {"stfnet-tf": metadata.version("stfnet-tf"), **found}
-    except metadata.PackageNotFoundError:  # a checkout that was not installed
-        return found
 
 
 def _fine(sample: Sample) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from sklearn import linear_model
 
 from stfnet_tf import combination, expected_error, psf, ridge_start, streams
 from stfnet_tf import model as stfnet_model
@@ -36,10 +37,7 @@ LEAST_SUPPORT = 0.05
 
 
 def regress(features: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Gamma regression with a logarithmic link and a ridge on the slopes, by Fisher scoring.
-
-    Minimises mean(errors / μ + log μ) + STRENGTH / 2 · ‖slopes‖², μ = exp(slopes · x + constant)
-    (McCullagh and Nelder 1989, chapter 8).
+    """Gamma regression with a logarithmic link and a ridge on the slopes.
 
     Args:
         features: [pixels, features].
@@ -48,21 +46,9 @@ def regress(features: np.ndarray, errors: np.ndarray) -> np.ndarray:
     Returns:
         [features + 1], the constant last.
     """
-    x = np.concatenate([features, np.ones((len(features), 1))], 1).astype(np.float64)
-    y = np.maximum(errors.astype(np.float64), LEAST_ERROR)
-    penalty = STRENGTH * np.eye(x.shape[1])
-    penalty[-1, -1] = 0
-    information = x.T @ x / len(x) + penalty
-    coefficients = np.zeros(x.shape[1])
-    coefficients[-1] = math.log(y.mean())
-    for _ in range(100):
-        # The unit of y / μ is 1 at the start; a bound keeps a bad step finite.
-        ratio = y / np.exp(np.clip(x @ coefficients, -30, 10))
-        step = np.linalg.solve(information, x.T @ (ratio - 1) / len(x) - penalty @ coefficients)
-        coefficients += step * min(1.0, 1.0 / np.abs(step).max())
-        if np.abs(step).max() < 1e-7:
-            break
-    return coefficients
+    found = linear_model.GammaRegressor(alpha=STRENGTH, max_iter=1000, tol=1e-7)
+    found.fit(features.astype(np.float64), np.maximum(errors, LEAST_ERROR, dtype=np.float64))
+    return np.append(found.coef_, found.intercept_)
 
 
 def calibrate(model: stfnet_model.StfNet, tiles: Tiles) -> bool:

@@ -18,20 +18,17 @@ Prints a table and writes metrics.json, metrics.csv and, for each date, a figure
 and memory, a sheet of all predictions and their errors, and the APA diagram.
 """
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from data_prep import entry, errors, progress
-from stfnet_tf import evaluate, presets, wishes
+from data_prep import entry, errors, executors, progress
+from stfnet_tf import evaluate, fit_options, presets
 
 if TYPE_CHECKING:
     from data_prep import catalog, dataset, triplets
@@ -92,10 +89,12 @@ def main(argv: Sequence[str]) -> None:
         name, cost = names[spec], {}
         if spec in asked:
             folder = Path(FLAGS.output_dir) / "models" / name / "_".join(case.triplet.iso)
-            run, *fitting = alone(_fitted, asked[spec][1], images.dataset, case.triplet, folder)
+            run, *fitting = executors.alone(
+                _fitted, asked[spec][1], images.dataset, case.triplet, folder
+            )
             cost = dict(zip(("fit_seconds", "peak_mib"), fitting, strict=True))
             spec = f"{name}={run}"
-        prediction, seconds, peak = alone(_timed, spec, case.inputs)
+        prediction, seconds, peak = executors.alone(_timed, spec, case.inputs)
         results[case.label][name] = prediction
         cost |= {"seconds": seconds, "peak_mib": max(peak, cost.get("peak_mib", 0))}
         costs[name, case.label] = cost
@@ -109,8 +108,8 @@ def main(argv: Sequence[str]) -> None:
         _draw(Path(FLAGS.output_dir), report, case, predictions, stretch)
 
 
-def to_fit(spec: str) -> tuple[str, wishes.Wishes] | None:
-    """The name and the wishes of a StfNet that is to be fitted first; None for other methods.
+def to_fit(spec: str) -> tuple[str, fit_options.FitOptions] | None:
+    """The name and the options of a StfNet that is to be fitted first; None for other methods.
 
     Raises:
         InputError: An option that training does not have.
@@ -120,7 +119,7 @@ def to_fit(spec: str) -> tuple[str, wishes.Wishes] | None:
         name, rest = spec.split(":")[0], spec
     if rest.split(":")[0] not in presets.PRESETS:
         return None
-    found = wishes.parse(rest)
+    found = fit_options.parse(rest)
     return name, dataclasses.replace(found, training={"seed": FLAGS.seed, **found.training})
 
 
@@ -140,16 +139,8 @@ def _draw(
     print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
 
 
-def alone(function: Callable, *arguments: Any) -> Any:
-    """Calls a function in a new process, so that time and memory are its own."""
-    # A new interpreter, not a fork: a fork would start with this process' memory.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        return executor.submit(function, *arguments).result()
-
-
 def _fitted(
-    wished: wishes.Wishes,
+    options: fit_options.FitOptions,
     described: "dataset.Dataset",
     triplet: "triplets.Triplet",
     folder: Path,
@@ -160,8 +151,8 @@ def _fitted(
     # What an earlier comparison left would only be continued, in no time.
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    run = fitting.fit(described, triplet, folder, wished)
-    return run, time.perf_counter() - start, _peak_memory()
+    run = fitting.fit(described, triplet, folder, options)
+    return run, time.perf_counter() - start, executors.peak_mib()
 
 
 def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, float]":
@@ -172,22 +163,12 @@ def _timed(spec: str, inputs: "base.Inputs") -> "tuple[base.Prediction, float, f
     method.predict(inputs.corner(WARM_UP_SIZE))
     start = time.perf_counter()
     prediction = method.predict(inputs)
-    seconds, peak = time.perf_counter() - start, _peak_memory()
+    seconds, peak = time.perf_counter() - start, executors.peak_mib()
     detailed = base.method(spec, with_changes=True)
     if detailed != method:
         # What only the scores ask for, F̂12 and F̂23, is no part of the cost.
         prediction = detailed.predict(inputs)
     return prediction, seconds, peak
-
-
-def _peak_memory() -> float:
-    """Largest resident memory of this process so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # getrusage's maximum outlives exec, so it may be the parent's.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def save(

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import catalog, dataset, errors, preparation, triplets
-from stfnet_tf import callbacks, train_config, trainer
-from stfnet_tf.wishes import Wishes as Wishes
+from stfnet_tf import callbacks, fit_options, train_config, trainer
 
 # What a coarse pixel tells is wide: the larger a tile, the less of it is cut off at the border.
 LARGEST_TILE = 512
@@ -39,7 +38,7 @@ def fit(
     described: dataset.Dataset,
     triplet: triplets.Triplet,
     model_dir: Path,
-    wishes: Wishes,
+    options: fit_options.FitOptions,
 ) -> Path:
     """Trains a model on the very images of one date, or goes on where such a run was stopped.
 
@@ -47,20 +46,20 @@ def fit(
         described: The data set.
         triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
         model_dir: The run is in a folder of it, named by the date.
-        wishes: What the user asks for.
+        options: What the user asks for.
 
     Returns:
         The run's folder.
 
     Raises:
-        InputError: The images or the wishes do not allow it, or training was stopped.
+        InputError: The images or the options do not allow it, or training was stopped.
     """
     folder = model_dir / triplet.t2.isoformat()
     tile_size = min(max(catalog.Catalog(described).grid.shape), LARGEST_TILE)
     alone = dataclasses.replace(described, supervision="pair", tile_size=tile_size, min_valid=0.0)
     info = preparation.prepare(alone, folder / "records", only=triplet)
-    config = train_config.TrainConfig(**{**defaults(wishes.preset, tile_size), **wishes.training})
-    model = train_config.model_config(info, wishes.preset, **wishes.model)
+    config = train_config.TrainConfig(**{**defaults(options.preset, tile_size), **options.training})
+    model = train_config.model_config(info, options.preset, **options.model)
     print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
     try:
         trainer.run(

@@ -44,11 +44,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from data_prep import entry, errors
-from stfnet_tf import train
+from stfnet_tf import fit_options, train
 
 if TYPE_CHECKING:
-    from data_prep import catalog, dataset, loose, triplets
-    from stfnet_tf import fitting, scene, series
+    from data_prep import catalog, dataset, named_rasters, triplets
+    from stfnet_tf import scene, series
 
 FLAGS = flags.FLAGS
 # Flags that stand in for a description.
@@ -200,28 +200,28 @@ def described_images() -> "dataset.Dataset":
     Raises:
         InputError: A file or flag is not what is expected.
     """
-    from data_prep import dataset, loose
+    from data_prep import dataset, named_rasters
 
     if FLAGS.dataset:
         described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     else:
-        described = loose.describe(_named_rasters())
+        described = named_rasters.describe(_named_rasters())
     if FLAGS.coregister:
         described = dataclasses.replace(described, coregister=FLAGS.coregister)
     # A worker process elsewhere has another working directory.
     return dataclasses.replace(described, root=described.root.absolute())
 
 
-def _named_rasters() -> "loose.Rasters":
+def _named_rasters() -> "named_rasters.NamedRasters":
     """The rasters that the flags name."""
-    from data_prep import loose
+    from data_prep import named_rasters
 
-    def coding(side: str) -> loose.Coding:
+    def coding(side: str) -> named_rasters.StatedEncoding:
         values = {k: FLAGS[f"{side}_{k}"].value for k in ("scale", "offset", "fill")}
-        return loose.Coding(**values, valid_range=_range(f"{side}_range"))
+        return named_rasters.StatedEncoding(**values, valid_range=_range(f"{side}_range"))
 
     given = {name: FLAGS[name].value or "" for name in RASTERS if name != "c2"}
-    return loose.Rasters(
+    return named_rasters.NamedRasters(
         **given,
         c2=tuple(FLAGS.c2 or ()),
         t1=_date("t1", FLAGS.t1) if FLAGS.t1 else None,
@@ -278,17 +278,15 @@ def model_source(output_dir: Path) -> "series.Source":
     if FLAGS.saved_model:
         return series.Source(Path(FLAGS.saved_model), exported=True)
     if FLAGS.fit:
-        return series.Source(Path(FLAGS.model_dir or output_dir / "model"), wishes=wishes())
+        return series.Source(Path(FLAGS.model_dir or output_dir / "model"), fit=asked_of_fit())
     return series.Source(Path(FLAGS.model_dir))
 
 
-def wishes() -> "fitting.Wishes":
+def asked_of_fit() -> fit_options.FitOptions:
     """What the flags ask of a fit."""
-    from stfnet_tf import fitting
-
     training, model = train.asked()
     preset = {} if FLAGS["preset"].using_default_value else {"preset": FLAGS.preset}
-    return fitting.Wishes(**preset, training=training, model=model)
+    return fit_options.FitOptions(**preset, training=training, model=model)
 
 
 def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[triplets.Triplet]":

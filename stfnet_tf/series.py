@@ -19,8 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalog, claims, errors, executors, rasters, records, triplets
-from stfnet_tf import checkpoints, fitting, fusion, presets, scene
+import psutil
+
+from data_prep import catalog, errors, executors, locks, rasters, records, triplets
+from stfnet_tf import checkpoints, fit_options, fitting, fusion, presets, scene
 
 # Dates that go through the scene together: what they share is then read an eighth as often, and
 # their windows still fit in memory beside the network.
@@ -40,12 +42,12 @@ class Source:
     Attributes:
         path: Folder of a training run, of an export, or of one fitted model a date.
         exported: Whether it is an export.
-        wishes: For models that are fitted to each date, what the user asks of them.
+        fit: For models that are fitted to each date, what the user asks of them.
     """
 
     path: Path
     exported: bool = False
-    wishes: fitting.Wishes | None = None
+    fit: fit_options.FitOptions | None = None
 
     def fingerprint(self) -> str:
         """A name for all that the model depends on.
@@ -53,8 +55,8 @@ class Source:
         Raises:
             InputError: There is no model.
         """
-        if self.wishes is not None:
-            return _digest(dataclasses.asdict(self.wishes))
+        if self.fit is not None:
+            return _digest(dataclasses.asdict(self.fit))
         if self.exported:
             files = sorted(k for k in self.path.rglob("*") if k.is_file())
         else:
@@ -69,9 +71,9 @@ class Source:
         return _digest(named)
 
     def predictor(self, images: catalog.Catalog, triplet: triplets.Triplet) -> scene.Predictor:
-        """The model, fitted first where that is wished."""
-        if self.wishes is not None:
-            run = fitting.fit(images.dataset, triplet, self.path, self.wishes)
+        """The model, fitted first where that is wanted."""
+        if self.fit is not None:
+            run = fitting.fit(images.dataset, triplet, self.path, self.fit)
             made = scene.Predictor.from_run(run, images)
             # What the rasters say of it must not depend on where they lie.
             return dataclasses.replace(made, name=f"fitted to {triplet}")
@@ -227,10 +229,10 @@ class Plan:
         if place.scheduler:
             return max(len(self.missing), 1)  # a cluster has as many as it has
         height, width = self.images.grid.shape
-        little = self.source.wishes is None and height * width * len(self.missing) < _SMALL
+        little = self.source.fit is None and height * width * len(self.missing) < _SMALL
         if place.kind == "processes" and (little or len(self.missing) < 2):
             return 1
-        affordable = max(_free_bytes() // _WORKER_BYTES, 1)
+        affordable = max(psutil.virtual_memory().available // _WORKER_BYTES, 1)
         return max(min(executors.cores(), affordable, len(self.missing)), 1)
 
     def _tasks(self, workers: int, window: int, place: Place) -> list[_Task]:
@@ -239,7 +241,7 @@ class Plan:
         for date in self.missing:
             between.setdefault((date.triplet.t1, date.triplet.t3), []).append(date)
         # A fit's sums depend on the number of threads in their last digits; fusing does not.
-        fitted = self.source.wishes is not None
+        fitted = self.source.fit is not None
         own = workers > 1 and not (fitted or place.scheduler)
         threads = max(executors.cores() // workers, 1) if own else 0
         made = []
@@ -269,7 +271,7 @@ def _fuse(task: _Task) -> list[scene.Fused]:
     with contextlib.ExitStack() as held:
         for date in task.dates:
             image, quality = scene.paths(task.output_dir, date.triplet)
-            held.enter_context(claims.claim(image))
+            held.enter_context(locks.hold(image))
             if _found(task.output_dir, date.triplet, task.images) != date.found:
                 raise errors.InputError(
                     f"{image}: expected what was there when this program started, found it "
@@ -289,7 +291,7 @@ def _fuse(task: _Task) -> list[scene.Fused]:
 
 def _predictor(task: _Task) -> scene.Predictor:
     """The model; the next task of the same run finds it again."""
-    if task.source.wishes is not None:
+    if task.source.fit is not None:
         (date,) = task.dates
         if date.other:  # the model was fitted to other images, or otherwise
             shutil.rmtree(task.source.path / date.triplet.t2.isoformat(), ignore_errors=True)
@@ -358,14 +360,3 @@ def _digest(stated: Any) -> str:
 def _content(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _free_bytes() -> int:
-    """Memory that may be had without taking it from others."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return _WORKER_BYTES * executors.cores()

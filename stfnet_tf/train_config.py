@@ -8,11 +8,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep import errors, records
+from data_prep import errors, records, versions
 from stfnet_tf import presets
 
 CONFIG_FILE = "config.json"
@@ -278,7 +277,7 @@ class RunDescription:
             for split in ("train", "val")
             for shard in (info.splits[split].shards if split in info.splits else ())
         ]
-        return cls(training, model, tuple(shards), command, versions())
+        return cls(training, model, tuple(shards), command, versions.installed(PACKAGES))
 
     def claim(self, model_dir: Path, write: bool) -> None:
         """Makes sure that `model_dir` holds this run or none, and records it there.
@@ -334,14 +333,3 @@ class RunDescription:
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries that training rests on, where they are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

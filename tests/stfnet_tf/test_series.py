@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import catalog, claims, errors, loose, rasters, triplets
-from stfnet_tf import date_sheet, export, fitting, fuse, fusion, scene, series
+from data_prep import catalog, errors, locks, named_rasters, rasters, triplets
+from stfnet_tf import date_sheet, export, fit_options, fuse, fusion, scene, series
 from tests.stfnet_tf import scenes
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +64,9 @@ def test_fitted_in_two_processes_are_those_fitted_in_one(images, tmp_path):
     """Each date has a model of its own; two steps of training suffice to tell them apart."""
     model = {"filters": (4,), "kernel_sizes": (3, 3)}
     training = {"steps": 2, "patch_size": 32, "batch_size": 2}
-    wishes = fitting.Wishes("paper", training, model)
+    options = fit_options.FitOptions("paper", training, model)
     for name, workers in (("one", 1), ("two", 2)):
-        source = series.Source(tmp_path / name / "model", wishes=wishes)
+        source = series.Source(tmp_path / name / "model", fit=options)
         plan = series.Plan.of(images, source, dates(images)[:2], tmp_path / name)
         assert len(list(plan.run(32, series.Place(workers=workers)))) == 2
     assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
@@ -145,7 +145,7 @@ def test_a_raster_of_unknown_origin_is_not_replaced(images, source, tmp_path):
 
 def test_one_program_at_a_time(images, source, tmp_path):
     out = tmp_path / "out"
-    with claims.claim(out / "2001-06-25.tif"):
+    with locks.hold(out / "2001-06-25.tif"):
         with pytest.raises(errors.InputError, match=r"2001-06-25\.tif: expected to be the only"):
             fused(images, source, out)
     plan = series.Plan.of(images, source, dates(images), out)
@@ -186,8 +186,8 @@ def test_rasters_named_one_by_one_make_the_same_image(images, source, tmp_path):
         [str(folder / f"{side}_{scenes.DATES[k].replace('-', '')}.tif") for k in which]
         for side, which in (("fine", (0, 2)), ("coarse", (0, 1, 2)))
     )
-    coding = loose.Coding(scale=1e-4)
-    given = loose.Rasters(
+    coding = named_rasters.StatedEncoding(scale=1e-4)
+    given = named_rasters.NamedRasters(
         f1, c1, (c2,), f3, c3, usual=scenes.BANDS, fine=coding, coarse=coding, ratio=4.0
     )
     version = export.save(
@@ -196,14 +196,16 @@ def test_rasters_named_one_by_one_make_the_same_image(images, source, tmp_path):
     (expected,) = fuse.choose(images, ["2001-07-11"])
     described = scene.fuse(scenes.predictor(images), images, expected, tmp_path / "described", 32)
     for name, model in (("run", source), ("export", series.Source(version, exported=True))):
-        alone = catalog.Catalog(loose.describe(given))
+        alone = catalog.Catalog(named_rasters.describe(given))
         (done,) = fused(alone, model, tmp_path / name)
         assert done.triplet == expected
         np.testing.assert_array_equal(
             rasters.read(str(done.path)), rasters.read(str(described.path))
         )
     one_sided = dataclasses.replace(given, f3="", c3="")
-    (done,) = fused(catalog.Catalog(loose.describe(one_sided)), source, tmp_path / "one_sided")
+    (done,) = fused(
+        catalog.Catalog(named_rasters.describe(one_sided)), source, tmp_path / "one_sided"
+    )
     assert set(np.unique(rasters.read(str(done.quality_path))[..., -1])) == {0, 1}
 
 

@@ -1,6 +1,6 @@
 """Rasters that a user names one by one, without a description: they become one.
 
-    described = describe(Rasters("F1.tif", "C1.tif", ("C2.tif",), "F3.tif", "C3.tif"))
+    described = describe(NamedRasters("F1.tif", "C1.tif", ("C2.tif",), "F3.tif", "C3.tif"))
 
 Each raster holds all bands of one date. What they do not state themselves — dates in their names,
 scales, band names — is asked for by the flag that would say it.
@@ -24,7 +24,7 @@ _DATES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Coding:
+class StatedEncoding:
     """How the rasters of one side state reflectance; what is None, the files must say.
 
     Attributes:
@@ -41,7 +41,7 @@ class Coding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rasters:
+class NamedRasters:
     """What to fuse from.
 
     Attributes:
@@ -55,8 +55,8 @@ class Rasters:
         t3: Date of `f3` and `c3`.
         bands: Band names in order; () takes `usual`, the rasters' own names, or numbers.
         usual: Band names that the model knows, where there is one.
-        fine: Coding of the fine images.
-        coarse: Coding of the coarse images.
+        fine: StatedEncoding of the fine images.
+        coarse: StatedEncoding of the coarse images.
         ratio: Coarse pixel size over fine pixel size; None computes it from the grids.
     """
 
@@ -70,12 +70,12 @@ class Rasters:
     t3: Date | None = None
     bands: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
-    fine: Coding = Coding()
-    coarse: Coding = Coding()
+    fine: StatedEncoding = StatedEncoding()
+    coarse: StatedEncoding = StatedEncoding()
     ratio: float | None = None
 
 
-def describe(given: Rasters) -> dataset.Dataset:
+def describe(given: NamedRasters) -> dataset.Dataset:
     """The description of these rasters: t1 and t3 teach, the dates of `c2` are to be fused.
 
     Raises:
@@ -103,7 +103,7 @@ def describe(given: Rasters) -> dataset.Dataset:
     return dataclasses.replace(described, scene=Path(given.f1).stem)
 
 
-def _check_complete(given: Rasters) -> None:
+def _check_complete(given: NamedRasters) -> None:
     for flag, value in (("f1", given.f1), ("c1", given.c1), ("c2", given.c2)):
         if not value:
             raise errors.InputError(
@@ -118,7 +118,7 @@ def _check_complete(given: Rasters) -> None:
         )
 
 
-def _files(given: Rasters, side: str) -> Iterator[tuple[str, str, str]]:
+def _files(given: NamedRasters, side: str) -> Iterator[tuple[str, str, str]]:
     """(flag, which date, file) of every raster of a side."""
     letter = side[0]
     for number in "123":
@@ -128,7 +128,7 @@ def _files(given: Rasters, side: str) -> Iterator[tuple[str, str, str]]:
                 yield f"{letter}{number}", number, file
 
 
-def _dates(given: Rasters) -> dict[str, list[Date]]:
+def _dates(given: NamedRasters) -> dict[str, list[Date]]:
     """Dates by "1", "2" and "3", those of "2" in the order of `c2`."""
     stated = {"1": [given.t1] if given.t1 else [], "2": list(given.t2)}
     stated["3"] = [given.t3] if given.t3 else []
@@ -198,7 +198,7 @@ def _date_of(flag: str, file: str) -> Date:
     return found.pop()
 
 
-def _bands(given: Rasters) -> tuple[str, ...]:
+def _bands(given: NamedRasters) -> tuple[str, ...]:
     count = rasters.info(given.f1).bands
     own = rasters.info(given.f1).band_names
     names = given.bands or given.usual
@@ -222,10 +222,10 @@ def _places(file: str, flag: str, bands: Sequence[str]) -> dict[str, int]:
 
 
 def _side(
-    side: str, given: Rasters, dates: dict[str, list[Date]], bands: Sequence[str]
+    side: str, given: NamedRasters, dates: dict[str, list[Date]], bands: Sequence[str]
 ) -> dict[str, Any]:
     """A side of the description."""
-    coding: Coding = getattr(given, side)
+    coding: StatedEncoding = getattr(given, side)
     table, places = {}, []
     later = iter(dates["2"])
     for flag, number, file in _files(given, side):

@@ -1,6 +1,6 @@
 """What a user asks of a model that is fitted to one scene, from flags or from one line of text.
 
-No TensorFlow here, so that a program can refuse a wish without loading it.
+No TensorFlow here, so that a program can refuse an option without loading it.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from stfnet_tf import presets, train_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class FitOptions:
     """What is asked for; all else has defaults that suit one scene.
 
     Attributes:
@@ -27,7 +27,7 @@ class Wishes:
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def parse(text: str) -> Wishes:
+def parse(text: str) -> FitOptions:
     """Reads "plus", or "plus:combination=equal:kernel_sizes=9-5-5:steps=200".
 
     Args:
@@ -54,7 +54,7 @@ def parse(text: str) -> Wishes:
             fields[owner][name] = _value(typing.get_type_hints(owner)[name], value)
         except ValueError:
             raise errors.InputError(f"{text}: {name} cannot be '{value}'.") from None
-    return Wishes(preset, *fields.values())
+    return FitOptions(preset, *fields.values())
 
 
 def _value(kind: Any, text: str) -> Any:

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import claims, errors
+from data_prep import errors, locks
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
     path = tmp_path / "new" / "2001-07-11.tif"
-    with claims.claim(path):
+    with locks.hold(path):
         with pytest.raises(errors.InputError, match=r"2001-07-11\.tif: expected to be the only"):
-            with claims.claim(path):
+            with locks.hold(path):
                 pass
-        with claims.claim(path.with_name("another.tif")):
+        with locks.hold(path.with_name("another.tif")):
             pass
-    with claims.claim(path):
+    with locks.hold(path):
         pass
     assert not list(path.parent.iterdir())
 
@@ -26,23 +26,23 @@ def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
 def test_a_killed_process_lets_go(tmp_path):
     path = tmp_path / "result"
     script = (
-        "import sys, time\nfrom data_prep import claims\n"
-        "with claims.claim(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom data_prep import locks\n"
+        "with locks.hold(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(errors.InputError, match="another at work"), claims.claim(path):
+        with pytest.raises(errors.InputError, match="another at work"), locks.hold(path):
             pass
         holder.kill()
         holder.wait()
     start = time.monotonic()
-    with claims.claim(path):
+    with locks.hold(path):
         assert time.monotonic() - start < 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.InputError, match="expected a writable folder"):
-        with claims.claim(tmp_path / "file" / "result"):
+    with pytest.raises(errors.InputError, match="expected a folder that can be written"):
+        with locks.hold(tmp_path / "file" / "result"):
             pass

@@ -3,11 +3,14 @@ import datetime
 import numpy as np
 import pytest
 
-from data_prep import catalog, errors, loose, rasters, triplets
+from data_prep import catalog, errors, named_rasters, rasters, triplets
 from tests.data_prep import tiny
 
 T1, T2, T3 = (datetime.date.fromisoformat(date) for date in tiny.DATES)
-SCALED = {"fine": loose.Coding(scale=1e-4), "coarse": loose.Coding(scale=1e-4)}
+SCALED = {
+    "fine": named_rasters.StatedEncoding(scale=1e-4),
+    "coarse": named_rasters.StatedEncoding(scale=1e-4),
+}
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def named(folder, **changes):
     f1, f3 = (str(folder / f"F_{tiny.DATES[k]}.tif") for k in (0, 2))
     c1, c2, c3 = (str(folder / f"C_{date}.tif") for date in tiny.DATES)
     given = {"f1": f1, "c1": c1, "c2": (c2,), "f3": f3, "c3": c3, **SCALED, **changes}
-    return loose.Rasters(**given)
+    return named_rasters.NamedRasters(**given)
 
 
 def copied(folder, name, source, **changes):
@@ -35,7 +38,7 @@ def copied(folder, name, source, **changes):
 
 
 def test_the_images_are_those_of_a_description(folder):
-    described = catalog.Catalog(loose.describe(named(folder)))
+    described = catalog.Catalog(named_rasters.describe(named(folder)))
     from data_prep import dataset
 
     expected = catalog.Catalog(dataset.load(folder / "tiny.toml"))
@@ -50,7 +53,7 @@ def test_the_images_are_those_of_a_description(folder):
 
 def test_triplets_are_two_sided_one_sided_and_later(folder):
     def formed(**changes):
-        images = catalog.Catalog(loose.describe(named(folder, **changes)))
+        images = catalog.Catalog(named_rasters.describe(named(folder, **changes)))
         return triplets.form(images.dataset, images.fine_dates, images.coarse_dates)["test"]
 
     assert formed() == [triplets.Triplet(T1, T2, T3)]
@@ -78,12 +81,12 @@ def test_dates_in_names(folder, name, expected):
     file = copied(folder, name, folder / f"C_{tiny.DATES[1]}.tif")
     changes = {"c2": (file,), "t1": datetime.date(2001, 1, 1), "t3": datetime.date(2001, 12, 1)}
     if expected:
-        described = loose.describe(named(folder, **changes))
+        described = named_rasters.describe(named(folder, **changes))
         assert described.dates.test == (expected,)
     else:
         with pytest.raises(errors.InputError, match=rf"{name}: expected one date .* --t2 states"):
-            loose.describe(named(folder, **changes))
-        assert loose.describe(named(folder, **changes, t2=(T2,))).dates.test == (T2,)
+            named_rasters.describe(named(folder, **changes))
+        assert named_rasters.describe(named(folder, **changes, t2=(T2,))).dates.test == (T2,)
 
 
 def test_bands_go_by_name_where_the_rasters_name_them(folder):
@@ -97,19 +100,21 @@ def test_bands_go_by_name_where_the_rasters_name_them(folder):
             copied(folder, f"{side}{k}_{date}.tif", source, **(turned if side == "F" else straight))
     f1, f3 = (str(folder / f"F{k}_{tiny.DATES[k]}.tif") for k in (0, 2))
     c1, c2, c3 = (str(folder / f"C{k}_{date}.tif") for k, date in enumerate(tiny.DATES))
-    given = loose.Rasters(f1, c1, (c2,), f3, c3, usual=("green", "nir"), **SCALED)
-    described = loose.describe(given)
+    given = named_rasters.NamedRasters(f1, c1, (c2,), f3, c3, usual=("green", "nir"), **SCALED)
+    described = named_rasters.describe(given)
     assert described.bands == ("green", "nir")
     assert (described.fine.bands, described.coarse.bands) == ((2, 1), (1, 2))
     expected = rasters.read(str(folder / f"F_{tiny.DATES[0]}.tif"))
     np.testing.assert_array_equal(catalog.Catalog(described).read("fine", T1).dn, expected)
     # Without a model, the first raster's own names and order.
-    assert loose.describe(loose.Rasters(f1, c1, (c2,), f3, c3, **SCALED)).bands == ("nir", "green")
+    assert named_rasters.describe(
+        named_rasters.NamedRasters(f1, c1, (c2,), f3, c3, **SCALED)
+    ).bands == ("nir", "green")
 
 
 def test_codings(folder):
-    fine = loose.Coding(2e-4, -0.1, -1.0, (0, 5000))
-    described = loose.describe(named(folder, fine=fine))
+    fine = named_rasters.StatedEncoding(2e-4, -0.1, -1.0, (0, 5000))
+    described = named_rasters.describe(named(folder, fine=fine))
     assert (described.fine.scale, described.fine.offset) == (2e-4, -0.1)
     assert (described.fine.fill, described.fine.valid_range) == ((-1.0,), (0, 5000))
     stated = {"scale": 1e-4, "offset": 0.0}
@@ -118,7 +123,9 @@ def test_codings(folder):
         copied(folder, f"{side}s_{tiny.DATES[date]}.tif", source, **stated)
     f1, f3 = (str(folder / f"Fs_{tiny.DATES[k]}.tif") for k in (0, 2))
     c1, c2, c3 = (str(folder / f"Cs_{date}.tif") for date in tiny.DATES)
-    images = catalog.Catalog(loose.describe(loose.Rasters(f1, c1, (c2,), f3, c3)))
+    images = catalog.Catalog(
+        named_rasters.describe(named_rasters.NamedRasters(f1, c1, (c2,), f3, c3))
+    )
     assert images.encoding("fine").scale == 1e-4
 
 
@@ -127,8 +134,8 @@ def test_codings(folder):
     [
         ({"c1": ""}, "--c1: expected a raster"),
         ({"f3": ""}, "--f3: expected a raster beside --c3"),
-        ({"fine": loose.Coding()}, "--fine_scale gives reflectance"),
-        ({"coarse": loose.Coding()}, "--coarse_scale gives reflectance"),
+        ({"fine": named_rasters.StatedEncoding()}, "--fine_scale gives reflectance"),
+        ({"coarse": named_rasters.StatedEncoding()}, "--coarse_scale gives reflectance"),
         ({"bands": ("a", "b", "c")}, "--f1: expected 3 bands"),
         ({"t2": (T2, T3)}, "--t2: expected a date for each of the 1 rasters"),
         ({"t2": (T1,)}, "--c2: expected dates after --f1's"),
@@ -138,11 +145,11 @@ def test_codings(folder):
 )
 def test_what_is_missing_or_wrong_is_named(folder, changes, message):
     with pytest.raises(errors.InputError, match=message):
-        loose.describe(named(folder, **changes))
+        named_rasters.describe(named(folder, **changes))
 
 
 def test_dates_of_a_pair_must_agree(folder):
     wrong = copied(folder, "C_2001-10-09.tif", folder / f"C_{tiny.DATES[0]}.tif")
     with pytest.raises(errors.InputError, match="expected the date of --f1, 2001-10-08, found"):
-        loose.describe(named(folder, c1=wrong))
-    assert loose.describe(named(folder, c1=wrong, t1=T1)).dates.train == (T1, T3)
+        named_rasters.describe(named(folder, c1=wrong))
+    assert named_rasters.describe(named(folder, c1=wrong, t1=T1)).dates.train == (T1, T3)

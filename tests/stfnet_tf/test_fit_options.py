@@ -3,18 +3,18 @@
 import pytest
 
 from data_prep import errors
-from stfnet_tf import wishes
+from stfnet_tf import fit_options
 
 
 def test_a_preset_alone():
-    assert wishes.parse("paper") == wishes.Wishes("paper")
+    assert fit_options.parse("paper") == fit_options.FitOptions("paper")
 
 
 def test_options_of_training_and_of_the_model():
     text = (
         "plus:steps=200:learning_rate=1e-4:augment=false:kernel_sizes=9-5-5:filters=:per_band=TRUE"
     )
-    found = wishes.parse(text)
+    found = fit_options.parse(text)
     assert found.preset == "plus"
     assert found.training == {"steps": 200, "learning_rate": 1e-4, "augment": False}
     assert found.model == {"kernel_sizes": (9, 5, 5), "filters": (), "per_band": True}
@@ -32,4 +32,4 @@ def test_options_of_training_and_of_the_model():
 )
 def test_what_cannot_be_granted(text, message):
     with pytest.raises(errors.InputError, match=message):
-        wishes.parse(text)
+        fit_options.parse(text)
