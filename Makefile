@@ -1,5 +1,6 @@
 # make demo   the main job on a simulated landscape, from rasters to a served model
 # make test   the checks and the tests
+# make properties   looks for counterexamples to what must hold for every image, for half an hour
 # make bench  how fast it is, against what else one might take; make bench ONLY=training_step
 # Each does its whole set-up first, once.
 
@@ -7,7 +8,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest lint bench
+.PHONY: demo test test-oldest properties lint bench
 
 EXTRAS := dev,distributed,serving
 RUN := .venv/bin/python -m
@@ -26,6 +27,10 @@ lint:
 
 test: lint
 	$(RUN) $(PYTEST)
+
+properties:
+	@./install.sh .venv $(EXTRAS)
+	$(RUN) pytest tests/stfnet_tf/test_properties.py --hypothesis-profile=long
 
 # The oldest supported TensorFlow, and TensorFlow Addons with it.
 test-oldest:

@@ -3,11 +3,19 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow Addons must see the Keras that the package uses; read when TensorFlow is imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+# The same examples each time, so that a run that passed passes; `make properties` looks for others.
+hypothesis.settings.register_profile(
+    "quick", max_examples=20, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")
