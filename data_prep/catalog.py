@@ -146,8 +146,7 @@ class Catalog:
                 coarse that seem to be swapped.
         """
         for side, entries in self._entries.items():
-            for date, entry in entries.items():
-                self._check_layers(side, entry)
+            for date in entries:
                 native = self.native_grid(side, date)
                 target = self.grid.moved(*(-k for k in self.shift(side, date)))
                 if rasters.footprint(target, native) is None:
@@ -181,6 +180,19 @@ class Catalog:
                         f"{layer}: expected {self.encoding(side).dtype} pixels like the other "
                         f"{side} images, found {stated.dtype}."
                     )
+        self._check_order(side, entry)
+        if excess := rasters.check_stored(entry.bands[0].raster):
+            self._note(f"{entry.bands[0]}: {excess}.")
+
+    def _check_order(self, side: str, entry: Entry) -> None:
+        """Bands that a file names must be where the description says that they are."""
+        for name, layer in zip(self.dataset.bands, entry.bands, strict=True):
+            own = [k.lower() for k in rasters.info(layer.raster).band_names]
+            if own.count(name.lower()) == 1 and own[layer.band - 1] != name.lower():
+                raise errors.InputError(
+                    f"{layer}: expected the {side} band '{name}' as its band {layer.band}, found "
+                    f"that the file itself names band {own.index(name.lower()) + 1} so."
+                )
 
     def _check_detail(self) -> None:
         """Coarse images resampled to the fine grid must be the smoother ones."""
@@ -299,6 +311,7 @@ class Catalog:
         """
         key = side, self.source_date(side, date)
         if key not in self._native:
+            self._check_layers(side, self._entry(side, date))
             self._native[key] = self._place(
                 side, self._stated_grid(side, date), self.file(side, date)
             )

@@ -8,15 +8,30 @@ An entry point imports nothing heavy at module level, so that `--help` answers a
 
     def cli():
         entry.run(main)
+
+However a program is stopped — wrong input, a full disk, too little memory, Ctrl-C, SIGTERM — it
+says so in one sentence; a traceback means that the program itself is wrong.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from data_prep import errors
+
+# As shells count: 128 and the signal's number.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+_STOPPED = "Stopped by {}; what was finished before is kept, and the same command starts again."
+
+
+class _Terminated(SystemExit):
+    """SIGTERM, raised where the program is, so that it lets go of what it holds."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -32,6 +47,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     def guarded(argv: Sequence[str]) -> int | None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.get_verbosity())
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             if len(argv) > 1:
                 raise errors.InputError(
@@ -39,10 +55,54 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 )
             return main(argv)
         except errors.InputError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            return errors.EXIT_BAD_INPUT
+            return _say(f"Error: {error}", errors.EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            return _say(_STOPPED.format("Ctrl-C"), EXIT_INTERRUPTED)
+        except _Terminated:
+            return _say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED)
+        except BrokenPipeError:
+            # Nobody reads on, as in "… | head"; the interpreter would complain once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        except MemoryError as error:
+            return _say(
+                f"Error: expected more free memory, found none left ({error or 'MemoryError'}).",
+                errors.EXIT_BAD_INPUT,
+            )
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            return _say(
+                f"Error: {os.fsdecode(error.filename)}: expected to use it, found: "
+                f"{error.strerror}.",
+                errors.EXIT_BAD_INPUT,
+            )
 
     # --help lists the flags of the module that it takes for the program: a console script is not.
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise _Terminated(EXIT_TERMINATED)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Absl's own parser, which has sentences for all but a flag file that is no text."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except UnicodeDecodeError as error:
+        named = [k.partition("=")[2] for k in argv if k.lstrip("-").startswith("flagfile=")]
+        sys.exit(
+            _say(
+                f"Error: --flagfile={', '.join(named)}: expected a text file of flags, found: "
+                f"{error}.",
+                errors.EXIT_BAD_INPUT,
+            )
+        )

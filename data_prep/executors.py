@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,11 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
         try:
             yield pool
+        except (KeyboardInterrupt, SystemExit):
+            # Stopped from outside: nobody waits for what the workers have begun.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     elif kind == "dask":
@@ -72,10 +78,19 @@ def alone(function: Callable, *arguments: Any) -> Any:
     """Calls a function in a process that has done nothing else, so that what it takes is its own.
 
     A new interpreter, not a fork: a fork would start with this process' memory and threads.
+
+    Raises:
+        InputError: The process was killed; or what the function raises.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except concurrent.futures.BrokenExecutor:
+            raise errors.InputError(
+                f"{function.__module__}.{function.__qualname__}: expected the process that runs it "
+                f"to finish, found it killed (out of memory?)."
+            ) from None
 
 
 def peak_mib() -> float:
@@ -137,11 +152,13 @@ class _NoTerminal(io.TextIOWrapper):
 
 
 def _start_worker() -> None:
-    """In every worker: no bars, and no life beyond its parent's.
+    """In every worker: no bars, no say in Ctrl-C, and no life beyond its parent's.
 
     A parent that is killed cannot end its workers, and they hold their own queue open.
     """
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
+    # A terminal sends Ctrl-C to all processes; the parent is the one that answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,7 +1,8 @@
 """From a description to a finished folder of shards: registration, jobs, statistics.
 
-`dataset_info.json` is written last. A folder without it is not finished, and the same call goes
-on with the shards that are missing.
+Shards are kept apart until all are finished, so that what an earlier run left stays whole until
+there is something to replace it. `dataset_info.json` is written last. A folder without it is not
+finished, and the same call goes on with the shards that are missing.
 """
 
 import hashlib
@@ -15,7 +16,16 @@ from pathlib import Path
 
 from absl import logging
 
-from data_prep import errors, executors, records, registration, shards, triplets, versions
+from data_prep import (
+    errors,
+    executors,
+    locks,
+    records,
+    registration,
+    shards,
+    triplets,
+    versions,
+)
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
 from data_prep.triplets import Triplet
@@ -51,7 +61,8 @@ def prepare(
         What `dataset_info.json` says.
 
     Raises:
-        InputError: No triplets, an unreadable raster, a disk that is full.
+        InputError: No triplets, an unreadable raster, a disk that is full, or another program that
+            writes the same folder.
     """
     images = Catalog(dataset)
     images.check()
@@ -92,7 +103,20 @@ def _write(
     workers: int,
     shard_bytes: int,
 ) -> records.DatasetInfo:
-    """Writes the shards that are missing, then `dataset_info.json`."""
+    """Writes the shards that are missing, then `dataset_info.json`, as the only one."""
+    _make(folder)
+    with locks.hold(folder / records.INFO_FILE):
+        return _write_alone(images, formed, folder, pool, workers, shard_bytes)
+
+
+def _write_alone(
+    images: Catalog,
+    formed: Mapping[str, Sequence[Triplet]],
+    folder: Path,
+    pool: Executor,
+    workers: int,
+    shard_bytes: int,
+) -> records.DatasetInfo:
     dataset = images.dataset
     run = fingerprint(images, formed, shard_bytes)
     jobs = shards.plan(
@@ -104,7 +128,7 @@ def _write(
         shard_bytes=shard_bytes,
         run=run,
     )
-    _clear(folder, jobs)
+    _clear(folder / shards.PROGRESS, jobs)
     reports = {job.file: report for job in jobs if (report := shards.finished(job, folder))}
     missing = [job for job in jobs if job.file not in reports]
     logging.info(
@@ -115,9 +139,6 @@ def _write(
         len(jobs),
         len(reports),
     )
-    if missing:
-        # What says "finished" must not stand beside shards that are being replaced.
-        (folder / records.INFO_FILE).unlink(missing_ok=True)
     cache = max(min(_CACHE_BYTES // workers, 192 * 2**20), 64 * 2**20)
     place = str(folder.resolve())
     pending = [pool.submit(shards.write, job, images, place, cache) for job in missing]
@@ -129,6 +150,10 @@ def _write(
         reports[report.shard.file] = report
     info = _info(images, formed, [reports[job.file] for job in jobs], run)
     try:
+        if any((folder / shards.PROGRESS / job.file).exists() for job in jobs):
+            # What says "finished" must not stand beside shards that are being replaced.
+            (folder / records.INFO_FILE).unlink(missing_ok=True)
+            shards.publish(jobs, folder)
         info.save(folder)
     except OSError as error:
         raise errors.InputError(
@@ -158,25 +183,21 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
-def _clear(folder: Path, jobs: Sequence[shards.Job]) -> None:
-    """Makes the folder, and clears it of what other or interrupted runs left."""
+def _make(folder: Path) -> None:
     try:
         (folder / shards.PROGRESS).mkdir(parents=True, exist_ok=True)
-        wanted = {job.file for job in jobs}
-        for split in records.SPLITS:
-            for file in folder.glob(f"{split}-[0-9]*-of-[0-9]*.tfrecord"):
-                if file.name not in wanted:
-                    (folder / records.INFO_FILE).unlink(missing_ok=True)
-                    file.unlink()
-            for file in folder.glob(f".{split}-*.tfrecord.tmp"):
-                file.unlink()
-        for note in (folder / shards.PROGRESS).iterdir():
-            if note.name.removesuffix(".json") not in wanted:
-                note.unlink()
     except OSError as error:
         raise errors.InputError(
             f"--output_dir: expected a writable folder, found {folder}: {error.strerror}."
         ) from None
+
+
+def _clear(progress: Path, jobs: Sequence[shards.Job]) -> None:
+    """Removes what other or interrupted runs left of their work."""
+    wanted = {job.file for job in jobs}
+    for file in progress.iterdir():
+        if file.name.removesuffix(".json") not in wanted:
+            file.unlink()
 
 
 def _info(

@@ -15,12 +15,14 @@ import functools
 import glob
 import math
 import os
+import re
 import shutil
 import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from osgeo import gdal, gdal_array, osr
@@ -29,6 +31,39 @@ from data_prep import errors
 
 gdal.UseExceptions()
 osr.UseExceptions()
+NETWORK = "STFNET_ALLOW_NETWORK"
+"""Environment variable that, set to 1, lets rasters be read over the network."""
+# Formats that are services on the network, or descriptions of such.
+_NETWORK_DRIVERS = (
+    *("HTTP", "WMS", "WMTS", "WCS", "DODS", "DAAS", "EEDA", "EEDAI", "NGW", "OGCAPI"),
+    *("PLMOSAIC", "PLScenes", "PostGISRaster", "GeoRaster", "RDA", "STACIT", "STACTA"),
+)
+
+_ADDRESS = re.compile(
+    r"\b(https?|ftps?|dods|dap[24]?|s3|gs)://|/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)",
+    re.IGNORECASE,
+)
+
+
+def _leave_network_alone() -> None:
+    """Keeps GDAL off the network, also where a VRT or another raster names such a source.
+
+    A raster may come from a stranger, and opening it must not tell anybody that it was opened, or
+    ask a server inside somebody's network.
+    """
+    for name in _NETWORK_DRIVERS:
+        if driver := gdal.GetDriverByName(name):
+            driver.Deregister()
+    # All virtual file systems on the network ask whether a name is this one, which none can be.
+    gdal.SetConfigOption("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")
+    # Nothing listens there, for what does not ask.
+    gdal.SetConfigOption("GDAL_HTTP_PROXY", "http://127.0.0.1:9")
+
+
+if os.environ.get(NETWORK) != "1":
+    _leave_network_alone()
+# A VRT may hold Python code, too.
+gdal.SetConfigOption("GDAL_VRT_ENABLE_PYTHON", "NO")
 # GDAL would take 5 % of the machine's memory for its block cache, in every worker process.
 gdal.SetCacheMax(192 * 2**20)
 
@@ -280,6 +315,11 @@ def _reason(error: Exception) -> str:
 def _open(files: Files) -> gdal.Dataset:
     if isinstance(files, tuple):
         return _open_mosaic(files)
+    if os.environ.get(NETWORK) != "1" and (found := _on_network(files)):
+        raise errors.InputError(
+            f"{files}: expected a raster on this machine, found '{found}'; {NETWORK}=1 in the "
+            f"environment allows reading over the network."
+        )
     if ":" not in files and not Path(files).exists() and not files.startswith("/vsi"):
         raise errors.InputError(f"{files}: expected a raster, found no such file.")
     try:
@@ -289,6 +329,31 @@ def _open(files: Files) -> gdal.Dataset:
             f"{files}: expected a raster that GDAL {gdal.__version__} reads, found: "
             f"{_reason(error)}."
         ) from None
+
+
+def _on_network(name: str, depth: int = 0) -> str:
+    """The part of a raster's name, or of a VRT's sources, that lies on the network; "" for none.
+
+    GDAL itself is kept off it, but the libraries of some formats open addresses on their own.
+    """
+    if _ADDRESS.search(name):
+        return name
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            if b"<VRTDataset" not in file.read(1024) or depth > 8:
+                return ""
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ValueError, ElementTree.ParseError):
+        return ""  # no VRT; what else it is, GDAL finds out
+    for element in root.iter():
+        for text in filter(None, (element.text, *element.attrib.values())):
+            if _ADDRESS.search(text):
+                return text.strip()
+            if element.tag.startswith("Source") and (inner := path.parent / text.strip()).is_file():
+                if found := _on_network(str(inner), depth + 1):
+                    return found
+    return ""
 
 
 def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
@@ -344,6 +409,56 @@ def info(files: Files) -> Info:
         subdatasets=subdatasets,
         driver=handle.GetDriver().ShortName,
     )
+
+
+# Formats whose pixels lie bare in a file that a text header beside it describes.
+_BARE = ("ENVI", "EHdr", "GenBin", "ISCE", "ROI_PAC", "MFF2")
+# Neighbouring pixels of an image differ by less than its contrast, and with the bytes of each
+# pixel in the wrong order by as much.
+_ROUGH, _SMOOTH = 0.7, 0.35
+
+
+def check_stored(files: Files) -> str:
+    """Compares what a header says with the bare pixels that it describes.
+
+    Args:
+        files: A raster of any format; those that keep both in one file pass.
+
+    Returns:
+        What is odd but may be meant, "" where nothing is.
+
+    Raises:
+        InputError: The file is shorter than the header says, or the bytes of its pixels lie in the
+            other order.
+    """
+    stated = info(files)
+    if isinstance(files, tuple) or stated.driver not in _BARE:
+        return ""
+    itemsize = np.dtype(stated.dtype).itemsize
+    expected = stated.grid.height * stated.grid.width * stated.bands * itemsize
+    found = Path(files).stat().st_size
+    if found < expected:
+        raise errors.InputError(
+            f"{files}: expected {expected} bytes, as {stated.bands} bands of "
+            f"{stated.grid.describe()} take, found {found}."
+        )
+    side = min(stated.grid.height, stated.grid.width, 64)
+    row, col = (stated.grid.height - side) // 2, (stated.grid.width - side) // 2
+    pixels = read(files, (1,), Window(row, col, side, side))[..., 0]
+    if itemsize > 1 and _roughness(pixels) > _ROUGH and _roughness(pixels.byteswap()) < _SMOOTH:
+        raise errors.InputError(
+            f"{files}: expected the bytes of its pixels in the order that its header states, found "
+            f"them the other way round."
+        )
+    return f"{found - expected} bytes more than its header accounts for" * (found > expected)
+
+
+def _roughness(pixels: np.ndarray) -> float:
+    """Median change from pixel to pixel, relative to the contrast; infinite for no numbers."""
+    values = pixels.astype(np.float64)
+    if not np.isfinite(values).all():
+        return math.inf
+    return float(np.median(np.abs(np.diff(values, axis=0))) / max(values.std(), 1e-300))
 
 
 def subdataset(file: str, name: str) -> str:

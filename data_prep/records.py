@@ -17,16 +17,14 @@ Reflectance is `DN * scale + offset`, with each side's own `Encoding`.
 """
 
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep import errors
+from data_prep import errors, sealed
 
 SCHEMA = 1
 INFO_FILE = "dataset_info.json"
@@ -148,10 +146,7 @@ class DatasetInfo:
 
     def save(self, folder: str | Path) -> None:
         """Writes `dataset_info.json` into `folder`, whole or not at all."""
-        path = Path(folder) / INFO_FILE
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        temporary.replace(path)
+        sealed.write(Path(folder) / INFO_FILE, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> "DatasetInfo":
@@ -163,7 +158,7 @@ class DatasetInfo:
         """
         path = Path(folder) / INFO_FILE
         try:
-            raw = json.loads(path.read_text())
+            raw = sealed.read(path)
         except FileNotFoundError:
             raise errors.InputError(
                 f"{path}: expected the description that data_prep.write_tfrecords leaves beside "
@@ -171,12 +166,13 @@ class DatasetInfo:
             ) from None
         except (OSError, ValueError) as error:
             raise errors.InputError(f"{path}: expected JSON, found: {error}.") from None
-        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise errors.InputError(f"{path}: expected record schema {SCHEMA}, found {found}.")
+        if raw.get("schema") != SCHEMA:
+            raise errors.InputError(
+                f"{path}: expected record schema {SCHEMA}, found {raw.get('schema')}."
+            )
         try:
             return cls._from_json(raw)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise errors.InputError(f"{path}: damaged dataset description: {error}.") from None
 
     @classmethod

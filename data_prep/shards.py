@@ -6,7 +6,6 @@ before the first is read, and its bytes follow from them alone.
 
 import dataclasses
 import hashlib
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
-from data_prep import errors, rasters, records, tiles
+from data_prep import errors, rasters, records, sealed, tiles
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
 from data_prep.rasters import Window
 from data_prep.triplets import Triplet
 
 PROGRESS = ".progress"
-"""Folder beside the shards with one note for each finished shard."""
+"""Folder beside the shards: those that are finished, until all are, and a note for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,14 +208,12 @@ class Report:
             "moments": {k: v.to_json() for k, v in self.moments.items()},
             "run": self.run,
         }
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(raw))
-        temporary.replace(path)
+        sealed.write(path, raw)
 
     @classmethod
     def load(cls, path: Path) -> "Report":
         """Reads a note; OSError, ValueError or KeyError where there is none or half of one."""
-        raw = json.loads(path.read_text())
+        raw = sealed.read(path)
         return cls(
             records.Shard(**raw["shard"]),
             raw["split"],
@@ -230,15 +227,27 @@ def finished(job: Job, folder: Path) -> Report | None:
     """The report of a shard that an earlier run wrote whole, None where it is to be written."""
     try:
         report = Report.load(folder / PROGRESS / f"{job.file}.json")
-        same = report.run == job.run and report.shard.sha256 == _sha256(folder / job.file)
-    except (OSError, ValueError, KeyError, TypeError):
+        if report.run != job.run:
+            return None
+        # Where it was put last is where it is; what lies below is of an earlier run.
+        staged = folder / PROGRESS / job.file
+        path = staged if staged.exists() else folder / job.file
+        return report if sealed.checksum(path) == report.shard.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return report if same else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def publish(jobs: Sequence[Job], folder: Path) -> None:
+    """Gives the finished shards their names, and removes those of an earlier run."""
+    wanted = {job.file for job in jobs}
+    for split in records.SPLITS:
+        for path in folder.glob(f"{split}-[0-9]*-of-[0-9]*.tfrecord"):
+            if path.name not in wanted:
+                path.unlink()
+    for job in jobs:
+        staged = folder / PROGRESS / job.file
+        if staged.exists():
+            staged.replace(folder / job.file)
 
 
 _resident: dict[str, Catalog] = {}
@@ -260,15 +269,17 @@ def write(job: Job, catalog: Catalog, folder: str, cache_bytes: int) -> Report:
     if job.run not in _resident:  # the next shard of the same run finds warped blocks again
         _resident.clear()
         _resident[job.run] = catalog
-    target = Path(folder) / job.file
-    scratch = target.with_name(f".{job.file}.tmp")
+    target = Path(folder) / PROGRESS / job.file
+    scratch = target.with_name(f"{job.file}.tmp")
     try:
         with scratch.open("wb") as file:
             report = _write(job, _resident[job.run], file)
         scratch.replace(target)
-        report.save(Path(folder) / PROGRESS / f"{job.file}.json")
+        report.save(target.with_name(f"{job.file}.json"))
     except OSError as error:
-        raise errors.InputError(f"{target}: could not be written: {error.strerror}.") from None
+        raise errors.InputError(
+            f"{Path(folder) / job.file}: could not be written: {error.strerror}."
+        ) from None
     finally:
         scratch.unlink(missing_ok=True)
     return report

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from data_prep import records
+from data_prep import errors, records
 from stfnet_tf import checkpoints, losses, optimizers
 
 # sysexits.h, EX_TEMPFAIL: stopped from outside, the same command goes on from here.
@@ -207,6 +207,9 @@ class EpochEnd(Callback):
 
     def close(self) -> None:
         """Closes the epoch that ends at the present step."""
+        if not self._store.saved:
+            # Best weights are never there without a state from which the run goes on.
+            self._saving.save()
         step = int(self._state.step.numpy())
         epoch = math.ceil(step / self._epoch_steps)
         scores = {metric.name: float(metric.result()) for metric in self.model.metrics}
@@ -267,9 +270,15 @@ class History:
         self._path = path
         self.rows: list[dict[str, float]] = []
         if path is not None and path.is_file():
-            with path.open(newline="") as file:
-                rows = [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["step"] <= step]
+            try:
+                with path.open(newline="") as file:
+                    rows = [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
+                self.rows = [row for row in rows if row["step"] <= step]
+            except (ValueError, TypeError, KeyError, csv.Error) as error:
+                raise errors.InputError(
+                    f"{path}: expected the table of epochs that training writes, found damage "
+                    f"({error}); without the file the run goes on, and begins another."
+                ) from None
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends one row."""

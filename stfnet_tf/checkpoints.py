@@ -13,9 +13,12 @@ Everything is written under a temporary name first, so what is there is whole.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from absl import logging
@@ -26,6 +29,9 @@ from stfnet_tf import optimizers, presets, strategies
 
 BEST = "best.weights.h5"
 LAST = "last"
+_INDICES = f"{LAST}/step-*[0-9].index"
+# Attribute of the file of weights: a checksum of all of them.
+_SEAL = "sha256"
 
 
 class RunState(tf.Module):
@@ -60,6 +66,9 @@ class Checkpoints:
         model: A compiled model.
         state: Where the run is.
         strategy: Every process must save at the same step.
+
+    Attributes:
+        saved: Whether there is a checkpoint to go on from.
     """
 
     def __init__(
@@ -76,18 +85,40 @@ class Checkpoints:
             model=model, optimizer=model.optimizer, state=state, scores=list(model.metrics)
         )
         self.state = state
+        self.saved = False
 
     def restore(self) -> bool:
-        """Goes back to the last checkpoint; False if there is none."""
-        path = tf.train.latest_checkpoint(str(self._folder / LAST))
-        if path is None:
-            return False
+        """Goes back to the last checkpoint that can be read; False if there is none at all.
+
+        Raises:
+            InputError: There are only damaged ones, or best weights without a state to go on from.
+        """
+        # Not by TensorFlow's list of them, which may be damaged or older than they are: a
+        # checkpoint's index is written when all else of it is there.
+        found = {int(k.stem.removeprefix("step-")): k for k in self._folder.glob(_INDICES)}
+        for step in sorted(found, reverse=True):
+            try:
+                self._restore(found[step].with_suffix(""))
+            except (tf.errors.OpError, ValueError, AssertionError) as error:
+                reason = str(error).strip().splitlines()[0]
+                logging.warning("%s cannot be read (%s); passed over.", found[step], reason)
+            else:
+                self.saved = True
+                return True
+        if found or (self._folder / BEST).exists():
+            raise errors.InputError(
+                f"{self._folder / LAST}: expected the state of the run whose weights are in "
+                f"{self._folder / BEST}, found {'damaged files' if found else 'none'}; put it "
+                f"back, or choose another --model_dir to start anew."
+            )
+        return False
+
+    def _restore(self, path: Path) -> None:
         # The older optimizer API makes its variables at the first step and is restored then.
         if isinstance(self._model.optimizer, keras.optimizers.Optimizer):
             with self._strategy.scope():
                 self._model.optimizer.build(self._model.trainable_variables)
-        self._checkpoint.restore(path).assert_existing_objects_matched()
-        return True
+        self._checkpoint.restore(str(path)).assert_existing_objects_matched()
 
     def save(self) -> None:
         """Saves the whole state; the two newest checkpoints are kept."""
@@ -96,6 +127,7 @@ class Checkpoints:
                 self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
             )
             manager.save(checkpoint_number=int(self.state.step.numpy()))
+        self.saved = True
 
     def save_best(self) -> None:
         """Saves the weights that others shall use, averaged where the optimizer averages."""
@@ -107,7 +139,7 @@ class Checkpoints:
 
     def load_best(self) -> None:
         """Gives the model the weights that `save_best` saved."""
-        _layers_of(self._model).load_weights(str(self._folder / BEST))
+        _load_weights(self._model, self._folder / BEST)
 
 
 @contextlib.contextmanager
@@ -125,7 +157,44 @@ def save_model(model: stfnet_model.StfNet, model_dir: str | Path) -> None:
     """Writes a model's weights as the best of a run, whole or not at all."""
     temporary = Path(model_dir) / f"writing.{BEST}"
     _layers_of(model).save_weights(str(temporary))
+    with h5py.File(temporary, "r+") as file:
+        file.attrs[_SEAL] = _digest(file)
     temporary.replace(Path(model_dir) / BEST)
+
+
+def _digest(file: h5py.File) -> str:
+    """A checksum of all arrays of a file, their names and types; HDF5 itself keeps none."""
+    digest = hashlib.sha256()
+
+    def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            array = np.asarray(item[()])
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.tobytes())
+
+    file.visititems(add)
+    return digest.hexdigest()
+
+
+def _load_weights(model: stfnet_model.StfNet, path: Path) -> None:
+    """Gives a model the weights of a file that `save_model` wrote.
+
+    Raises:
+        InputError: They are damaged, or another model's.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            # Files of earlier versions have none.
+            if file.attrs.get(_SEAL, found := _digest(file)) != found:
+                raise ValueError("weights whose checksum is another")
+        _layers_of(model).load_weights(str(path))
+    # A damaged file can fail anywhere in HDF5 and in Keras, which reads its own JSON there.
+    except Exception as error:
+        raise errors.InputError(
+            f"{path}: expected the weights of the model that {path.with_name(presets.CONFIG_FILE)} "
+            f"describes, found others, of another version perhaps, or a damaged file "
+            f"({str(error).strip().splitlines()[0]}); train again in another folder."
+        ) from None
 
 
 def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
@@ -145,14 +214,7 @@ def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
             f"such file; train longer, or continue the run with the same command."
         )
     model = stfnet_model.StfNet(config)
-    try:
-        _layers_of(model).load_weights(str(path))
-    except (ValueError, OSError, KeyError) as error:
-        raise errors.InputError(
-            f"{path}: expected the weights of the model that {path.with_name(presets.CONFIG_FILE)} "
-            f"describes, found others, of another version perhaps, or a damaged file "
-            f"({str(error).splitlines()[0]}); train again in another folder."
-        ) from None
+    _load_weights(model, path)
     return model
 
 

@@ -6,13 +6,15 @@ r"""Fuses a whole raster through a running TensorFlow Serving, tile by tile.
 --card is the model card of the export that is served (saved_models/<name>/<version>/assets/):
 it holds the bands, the encodings and the halo that a tile needs. The server may speak gRPC
 (grpc://host:8500) or REST (http://host:8501); gRPC is many times faster, since REST sends numbers
-as text. Calls that fail for a passing reason (refused, dropped, too slow, overloaded) are tried
-again with growing pauses; wrong requests are not.
+as text. grpcs:// and https:// go through TLS, and nothing is sent to a server whose certificate
+does not prove that it is the one that was named. Calls that fail for a passing reason (refused,
+dropped, too slow, overloaded) are tried again with growing pauses; wrong requests are not.
 """
 
 import contextlib
 import dataclasses
 import json
+import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import entry, errors, sealed
 
 if TYPE_CHECKING:
     from data_prep import catalog
     from stfnet_tf import scene
 
 FLAGS = flags.FLAGS
-SCHEMES = ("grpc", "http", "https")
+SCHEMES = ("grpc", "grpcs", "http", "https")
 
 
 class PassingError(Exception):
@@ -81,9 +83,17 @@ class GrpcServer:
         model: Name of the served model.
         patience: How often to try.
         version: Version of the model; None for the newest.
+        secure: Whether to speak TLS, with a server that proves who it is.
     """
 
-    def __init__(self, address: str, model: str, patience: Patience, version: int | None = None):
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        patience: Patience,
+        version: int | None = None,
+        secure: bool = False,
+    ):
         import grpc
         from tensorflow_serving.apis import model_pb2, prediction_service_pb2_grpc
 
@@ -93,7 +103,11 @@ class GrpcServer:
         if version is not None:
             self._spec.version.value = version
         unlimited = [(f"grpc.max_{k}_message_length", -1) for k in ("send", "receive")]
-        self._channel = grpc.insecure_channel(address, options=unlimited)
+        if secure:
+            trusted = grpc.ssl_channel_credentials(_certificates())
+            self._channel = grpc.secure_channel(address, trusted, options=unlimited)
+        else:
+            self._channel = grpc.insecure_channel(address, options=unlimited)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def close(self) -> None:
@@ -181,6 +195,11 @@ class RestServer:
                         f"{answer.text[:500]}."
                     )
                 return answer.json()["outputs"]
+            except requests.exceptions.SSLError as error:
+                raise errors.InputError(
+                    f"{self._url}: expected a server whose certificate can be verified, found: "
+                    f"{error}."
+                ) from None
             except (requests.ConnectionError, requests.Timeout) as error:
                 raise PassingError(str(error)) from None
             except (ValueError, KeyError) as error:
@@ -190,6 +209,19 @@ class RestServer:
         return {k: np.asarray(v) for k, v in outputs.items()}
 
 
+def _certificates() -> bytes | None:
+    """The authorities to trust, of the file that requests trusts as well; None for gRPC's own."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if not named:
+        return None
+    try:
+        return Path(named).read_bytes()
+    except OSError as error:
+        raise errors.InputError(
+            f"REQUESTS_CA_BUNDLE: expected a file of certificates, found {named}: {error.strerror}."
+        ) from None
+
+
 @contextlib.contextmanager
 def connect(
     server: str, model: str, patience: Patience, version: int | None = None
@@ -197,7 +229,7 @@ def connect(
     """A server by its address.
 
     Args:
-        server: grpc://host:port, http://host:port or https://host:port.
+        server: grpc://host:port, http://host:port, or grpcs:// and https:// for TLS.
         model: Name of the served model.
         patience: How often to try.
         version: Version of the model; None for the newest.
@@ -212,8 +244,9 @@ def connect(
         )
     try:
         connected: GrpcServer | RestServer
-        if address.scheme == "grpc":
-            connected = GrpcServer(address.netloc, model, patience, version)
+        if address.scheme.startswith("grpc"):
+            secure = address.scheme == "grpcs"
+            connected = GrpcServer(address.netloc, model, patience, version, secure)
         else:
             connected = RestServer(server, model, patience, version)
     except ImportError as error:
@@ -241,7 +274,7 @@ def predictor(
     from stfnet_tf import scene
 
     try:
-        card = json.loads(card_path.read_text())
+        card = sealed.read(card_path)
     except (OSError, ValueError) as error:
         raise errors.InputError(
             f"{card_path}: expected the model card of an export, found: {error}."
@@ -290,7 +323,7 @@ def main(argv: Sequence[str]) -> None:
     for name, what in wanted.items():
         if not FLAGS[name].value:
             raise errors.InputError(f"--{name}: expected {what}, found nothing.")
-    from data_prep import catalog, dataset, registration
+    from data_prep import catalog, dataset, locks, registration
     from stfnet_tf import fuse, scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
@@ -302,14 +335,18 @@ def main(argv: Sequence[str]) -> None:
     with connect(FLAGS.server, model, patience, FLAGS.model_version) as server:
         served = predictor(server, Path(FLAGS.card), images)
         for triplet in chosen:
-            fused = scene.fuse(served, images, triplet, FLAGS.output_dir, FLAGS.window)
+            with locks.hold(scene.paths(Path(FLAGS.output_dir), triplet)[0]):
+                fused = scene.fuse(served, images, triplet, FLAGS.output_dir, FLAGS.window)
             print(fuse.summary(fused, described.bands), flush=True)
 
 
 def define_flags() -> None:
     """Defines this program's flags."""
     flags.DEFINE_string(
-        "server", None, "Where the model is served: grpc://host:8500 or http://host:8501."
+        "server",
+        None,
+        "Where the model is served: grpc://host:8500 or http://host:8501; grpcs:// or https:// "
+        "for TLS.",
     )
     flags.DEFINE_string("model_name", None, "Name of the served model (default: the data set's).")
     flags.DEFINE_integer("model_version", None, "Its version (default: the newest).")

@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import entry, errors, sealed
 from stfnet_tf import model_card, warmup
 
 CARD_FILE = model_card.FILE
@@ -84,7 +84,7 @@ def save(
         extra = scratch / "assets.extra"
         extra.mkdir()
         described = model_card.describe(fusion, metrics)
-        (extra / CARD_FILE).write_text(json.dumps(described, indent=2) + "\n")
+        sealed.write(extra / CARD_FILE, described)
         (extra / "model_card.md").write_text(model_card.as_markdown(described))
         # Only functions, variables and the card: no Python object is needed to load them.
         module = tf.Module()
@@ -93,6 +93,7 @@ def save(
         with checkpoints.quiet():
             tf.saved_model.save(module, str(scratch), signatures=fusion.signatures)
         warmup.write(fusion, extra / warmup.FILE)
+        sealed.seal_files(scratch, extra / model_card.CHECKSUMS)
         scratch.chmod(0o755)
         return _publish(scratch, folder, version)
     except OSError as error:
@@ -149,7 +150,15 @@ def _metrics(given: str | None, default: Path) -> dict[str, Any] | None:
                 f"{path}: expected the scores that stfnet_tf.evaluate writes, found no such file."
             )
         return None
-    return json.loads(path.read_text())
+    try:
+        metrics = json.loads(path.read_text())
+        for row in metrics["scores"]:
+            _ = row["method"], row["date"], row["rmse"]["mean"]
+        return metrics
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.InputError(
+            f"{path}: expected the scores that stfnet_tf.evaluate writes, found damage: {error}."
+        ) from None
 
 
 def check(fusion: Any, version: Path) -> float:

@@ -2,15 +2,15 @@
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import stfnet_tf
-from data_prep import errors
+from data_prep import errors, sealed
 
 FILE = "model_card.json"
+CHECKSUMS = "checksums.json"
 
 
 def load(folder: str | Path) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def load(folder: str | Path) -> dict[str, Any]:
         folder: A version folder that stfnet_tf.export wrote.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or a file of the export is not what was written.
     """
     path = Path(folder) / "assets.extra" / FILE
     try:
-        return json.loads(path.read_text())
+        card = sealed.read(path)
     except OSError:
         raise errors.InputError(
             f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
@@ -32,6 +32,22 @@ def load(folder: str | Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise errors.InputError(f"{path}: expected a model card, found: {error}.") from None
+    _check(Path(folder))
+    return card
+
+
+def _check(folder: Path) -> None:
+    """Compares an export with the checksums that it was written with; earlier ones have none."""
+    path = folder / "assets.extra" / CHECKSUMS
+    if not path.exists():
+        return
+    try:
+        sealed.check_files(folder, path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.InputError(
+            f"{folder}: expected the export as it was written, found damage: {error}; export the "
+            f"model again."
+        ) from None
 
 
 def describe(fusion: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,13 +4,12 @@ No TensorFlow here, so that a program can list its options without loading it.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep import errors
+from data_prep import errors, sealed
 
 CONFIG_FILE = "model.json"
 CHANGE_OPERATORS = ("difference", "log", "logit")
@@ -194,10 +193,7 @@ class ModelConfig:
 
     def save(self, folder: str | Path) -> None:
         """Writes `model.json` into `folder`, whole or not at all."""
-        path = Path(folder) / CONFIG_FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        temporary.replace(path)
+        sealed.write(Path(folder) / CONFIG_FILE, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> "ModelConfig":
@@ -208,12 +204,12 @@ class ModelConfig:
         """
         path = Path(folder) / CONFIG_FILE
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**sealed.read(path))
         except FileNotFoundError:
             raise errors.InputError(
                 f"{path}: expected the model description that training writes, found no such file."
             ) from None
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise errors.InputError(
                 f"{path}: expected a model description, found: {error}."
             ) from None

@@ -10,6 +10,7 @@ process, in a pool of processes, or on a Dask cluster.
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import itertools
 import json
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from absl import logging
 
-from data_prep import catalog, errors, executors, locks, rasters, records, triplets
+from data_prep import catalog, errors, executors, locks, rasters, records, sealed, triplets
 from stfnet_tf import checkpoints, fit_options, fitting, fusion, presets, scene
 
 # Dates that go through the scene together: what they share is then read an eighth as often, and
@@ -62,7 +64,7 @@ class Source:
         else:
             files = [self.path / presets.CONFIG_FILE, self.path / checkpoints.BEST]
         try:
-            named = [[k.relative_to(self.path).as_posix(), _content(k)] for k in files]
+            named = [[k.relative_to(self.path).as_posix(), sealed.checksum(k)] for k in files]
         except OSError as error:
             raise errors.InputError(
                 f"{error.filename}: expected what training writes, found: {error.strerror}; train "
@@ -128,6 +130,14 @@ class _Task:
     output_dir: Path
     window: int
     threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+    """A date that could not be fused, and why."""
+
+    date: datetime.date
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,14 +209,27 @@ class Plan:
             Each date once its rasters are there.
 
         Raises:
-            InputError: A date cannot be fused, or a process was killed; what is finished stays.
+            InputError: A date could not be fused, after all others were; or a process was killed.
+                What is finished stays.
         """
+        failed = []
         for fused in itertools.chain.from_iterable(self._fused(window, place)):
+            if isinstance(fused, _Failed):
+                failed.append(fused)
+                if len(self.missing) > 1:
+                    logging.error("%s: not fused: %s", fused.date.isoformat(), fused.sentence)
+                continue
             # As the user named the folder; it was made absolute for processes elsewhere.
             path, quality_path = scene.paths(self.output_dir, fused.triplet)
             yield dataclasses.replace(fused, path=path, quality_path=quality_path)
+        if failed:
+            others = len(self.missing) - len(failed)
+            raise errors.InputError(
+                failed[0].sentence
+                + (f" (Of {len(self.missing)} dates, {others} were fused.)" if others else "")
+            )
 
-    def _fused(self, window: int, place: Place) -> Iterator[list[scene.Fused]]:
+    def _fused(self, window: int, place: Place) -> Iterator[list["scene.Fused | _Failed"]]:
         workers = self._workers(place)
         tasks = self._tasks(workers, window, place)
         if workers == 1 and place.kind == "processes":
@@ -260,14 +283,30 @@ class Plan:
 _resident: dict[str, scene.Predictor] = {}
 
 
-def _fuse(task: _Task) -> list[scene.Fused]:
-    """Fuses dates together; runs in a worker process.
+def _fuse(task: _Task) -> list[scene.Fused | _Failed]:
+    """Fuses dates together, or each by itself where one of them fails; runs in a worker process.
+
+    Raises:
+        InputError: There is no model for any of them.
+    """
+    if task.threads:  # TensorFlow reads it when it first computes
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(task.threads)
+    if task.source.fit is None:
+        _predictor(task)
+    try:
+        return [*_fuse_together(task)]
+    except errors.InputError as error:
+        if len(task.dates) == 1:
+            return [_Failed(task.dates[0].triplet.t2, str(error))]
+    return [made for date in task.dates for made in _fuse(dataclasses.replace(task, dates=(date,)))]
+
+
+def _fuse_together(task: _Task) -> list[scene.Fused]:
+    """Fuses dates together.
 
     Raises:
         InputError: As `scene.fuse_dates`; or another program is, or was, at work on a date.
     """
-    if task.threads:  # TensorFlow reads it when it first computes
-        os.environ["TF_NUM_INTRAOP_THREADS"] = str(task.threads)
     with contextlib.ExitStack() as held:
         for date in task.dates:
             image, quality = scene.paths(task.output_dir, date.triplet)
@@ -355,8 +394,3 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
 
 def _digest(stated: Any) -> str:
     return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

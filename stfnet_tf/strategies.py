@@ -5,6 +5,7 @@ package sees replicas through this module alone.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -147,7 +148,13 @@ def own_folder(strategy: tf.distribute.Strategy, folder: str | Path) -> Iterator
     if is_chief(strategy):
         yield Path(folder)
         return
-    temporary = tempfile.mkdtemp(prefix="stfnet_worker_")
+    resolver = strategy.cluster_resolver
+    worker = f"{Path(folder).resolve()} {resolver.task_type} {resolver.task_id}"
+    prefix = f"stfnet_worker_{hashlib.sha256(worker.encode()).hexdigest()[:16]}_"
+    # What a start of this very worker left that was killed while it saved.
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = tempfile.mkdtemp(prefix=prefix)
     try:
         yield Path(temporary)
     finally:

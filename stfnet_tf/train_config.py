@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep import errors, records, versions
+from data_prep import errors, records, sealed, versions
 from stfnet_tf import presets
 
 CONFIG_FILE = "config.json"
@@ -291,17 +291,15 @@ class RunDescription:
         """
         path = model_dir / CONFIG_FILE
         raw = json.loads(json.dumps(dataclasses.asdict(self)))
-        if path.is_file():
+        if path.exists():
             try:
-                self._compare(json.loads(path.read_text()), raw, model_dir)
-            except (ValueError, KeyError, TypeError) as error:
+                self._compare(sealed.read(path), raw, model_dir)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise errors.InputError(
                     f"{path}: expected the description of a run, found: {error}."
                 ) from None
         if write:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(raw, indent=2) + "\n")
-            temporary.replace(path)
+            sealed.write(path, raw)
 
     def _compare(self, before: dict[str, Any], now: dict[str, Any], model_dir: Path) -> None:
         held, found = before["model"]["bands"], now["model"]["bands"]

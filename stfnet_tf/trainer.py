@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from data_prep import errors, records
+from data_prep import errors, locks, records
 from stfnet_tf import (
     calibration,
     callbacks,
@@ -137,8 +137,8 @@ def run(
         # The first thing that uses TensorFlow: several processes must find each other first.
         strategy = strategies.create(config.distribution)
         trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
-        trainer.claim(command)
-        with trainer.naming_damage():
+        with trainer.alone(), trainer.naming_damage():
+            trainer.claim(command)
             return trainer.train(terminal)
 
 
@@ -209,6 +209,16 @@ class Trainer:
         """Training steps done."""
         return int(self.state.step.numpy())
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the right to write `model_dir`; other workers of this run write nothing there.
+
+        Raises:
+            InputError: Another program holds it.
+        """
+        if not self.chief:
+            return contextlib.nullcontext()
+        return locks.hold(self.model_dir / train_config.CONFIG_FILE)
+
     def claim(self, command: str) -> None:
         """Takes `model_dir` for this run and describes it there.
 
@@ -230,8 +240,7 @@ class Trainer:
         if resumed:
             logging.info("%s: going on after step %d.", self.model_dir, self.step)
         elif self.model_config.start == "ridge":
-            tiles = input_pipeline.examples(self.shards, self.shards.records)
-            ridge_start.apply(self.model, (tile for _, tile in tiles))
+            ridge_start.apply(self.model, lambda: self._tiles(self.shards))
         history = callbacks.History(
             self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
         )
@@ -280,12 +289,19 @@ class Trainer:
 
         def tiles() -> Iterator[Mapping[str, tf.Tensor]]:
             for shards in filter(None, (self.shards, self.validation)):
-                for _, tile in input_pipeline.examples(shards, calibration.TILES):
-                    yield tile
+                yield from self._tiles(shards, calibration.TILES)
 
         # A finished run that is started again has learned it already.
         if not model.expected_error.calibrated and calibration.calibrate(model, tiles):
             checkpoints.save_model(model, self.model_dir)
+
+    @staticmethod
+    def _tiles(
+        shards: input_pipeline.Shards, most: int | None = None
+    ) -> Iterator[Mapping[str, tf.Tensor]]:
+        """Whole tiles, all of them or `most`."""
+        for _, tile in input_pipeline.examples(shards, most or shards.records):
+            yield tile
 
     def _fit(self, end: callbacks.EpochEnd, listeners: list[keras.callbacks.Callback]) -> None:
         """Calls `Model.fit` until the run is at its end."""

@@ -86,7 +86,7 @@ def test_info_round_trip(tmp_path):
         ("{", "expected JSON"),
         ('{"schema": 99}', "expected record schema 1, found 99"),
         ('{"schema": 1}', "damaged"),
-        ("[]", "found list"),
+        ("[]", "found: list"),
     ],
 )
 def test_unreadable_info_is_one_sentence(tmp_path, text, message):

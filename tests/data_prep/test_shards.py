@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import catalog, dataset, errors, preparation, rasters, records, shards
+from data_prep import catalog, dataset, errors, locks, preparation, rasters, records, shards
 from data_prep.rasters import Window
 from tests.data_prep import tiny
 
@@ -159,14 +159,15 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
     folder = tmp_path / "killed"
     process = subprocess.Popen([*command, f"--output_dir={folder}"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.tfrecord"))) < 3 and time.monotonic() < deadline:
+    apart = folder / shards.PROGRESS
+    while len(list(apart.glob("*.tfrecord"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / records.INFO_FILE).exists()
     with pytest.raises(errors.InputError, match="finished"):
         records.DatasetInfo.load(folder)
-    left = contents(folder)
+    left = contents(apart)
     again = subprocess.run([*command, f"--output_dir={folder}"], capture_output=True, text=True)
     assert again.returncode == 0
     kept = int(re.search(r"of which (\d+) are there already", again.stderr)[1])
@@ -177,10 +178,41 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
     )
     assert 0 < len(left) < len(contents(tmp_path / "whole"))
     assert contents(folder) == contents(tmp_path / "whole")
-    assert not list(folder.glob(".*.tmp"))
+    assert not contents(apart) and not list(apart.glob("*.tmp"))
     # All but the command that is recorded.
     resumed = records.DatasetInfo.load(folder)
     assert resumed.splits == whole.splits and resumed.statistics == whole.statistics
+
+
+def test_an_earlier_result_stays_until_there_is_a_whole_new_one(described, tmp_path):
+    prepared(described, tmp_path / "out")
+
+    def final():
+        return {k.name: k.read_bytes() for k in (tmp_path / "out").iterdir() if k.is_file()}
+
+    before = final()
+    file = described.parent / f"F_{DAYS[-1]}.tif"
+    file.write_bytes(file.read_bytes()[:-2000])
+    rasters.close_all()
+    with pytest.raises(errors.InputError, match=file.name):
+        prepared(described, tmp_path / "out")
+    assert final() == before
+    assert len(before) > 4
+
+
+def test_one_program_at_a_time(described, tmp_path):
+    with locks.hold(tmp_path / "out" / records.INFO_FILE):
+        with pytest.raises(errors.InputError, match="expected to be the only program"):
+            prepared(described, tmp_path / "out")
+    assert not contents(tmp_path / "out")
+
+
+def test_a_description_that_was_damaged_is_not_believed(described, tmp_path):
+    prepared(described, tmp_path / "out")
+    path = tmp_path / "out" / records.INFO_FILE
+    path.write_text(path.read_text().replace('"tile_size": 32', '"tile_size": 64'))
+    with pytest.raises(errors.InputError, match=r"dataset_info\.json.*checksum"):
+        records.DatasetInfo.load(tmp_path / "out")
 
 
 def test_skipped_tiles_are_counted(described, tmp_path):
