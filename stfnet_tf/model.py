@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -158,6 +159,10 @@ class StfNet(keras.Model):
             forward -= (1 - self.measured.persistence) * level1
             backward -= (1 - self.measured.persistence) * level3
         return forward, backward
+
+    def stand_in(self, side: str) -> "StandIn":
+        """What the stream of "12" or "23" is given where the other fine image is invalid."""
+        return self._sides.stand_in[side]
 
     def stream_inputs(self, side: str, batch: Batch) -> dict[str, tf.Tensor]:
         """What the streams of "12" or "23" are given, in reflectance; see `streams.build`."""
@@ -341,7 +346,11 @@ class _Sides:
         self.wanted = streams.inputs_of(config)
         self.amplify = Gain(config.gain, name="gain")
         self.attenuate = Gain(1 / config.gain, name="attenuation")
-        self.stand_in = StandIn(config.coarse_filter_sigma or config.ratio, name="stand_in")
+        self.stand_in = {
+            side: StandIn(config.coarse_filter_sigma or config.ratio, name=f"stand_in_{side}")
+            for side in self.streams
+            if config.both_fine
+        }
         self.reach = Reach(config.back_projection_sigma, name="reach")
 
     def predict(
@@ -386,7 +395,7 @@ class _Sides:
         if self.config.both_fine:
             fine = [f"f{own}", f"f{other}", f"valid_f{other}"]
             pair = [f"c{own}", f"c{other}", f"valid_c{own}", f"valid_c{other}"]
-            given["other"] = self.stand_in([images[k] for k in (*fine, *pair)])
+            given["other"] = self.stand_in[side]([images[k] for k in (*fine, *pair)])
             given["outer_change"], _ = self.coarse_change(
                 [images[k] for k in ("c1", "c3", "valid_c1", "valid_c3")]
             )
@@ -416,15 +425,30 @@ class Gain(keras.layers.Layer):
 
 
 class StandIn(keras.layers.Layer):
-    """The other date's fine image; where it is invalid, this date's plus the coarse change.
+    """The other date's fine image; where it is invalid, what this date's tells of it.
+
+    That is this date's plus the low-passed coarse change, until `learn` is told better.
 
     Args:
         sigma: σ of the coarse change's low-pass, fine pixels.
     """
 
     def __init__(self, sigma: float, **kwargs: Any):
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(dtype="float32", trainable=False, **kwargs)
         self.sigma = sigma
+
+    def build(self, shapes: Sequence[Sequence[int | None]]) -> None:
+        """The weights of this date's bands and of the coarse change, and a constant."""
+        bands = shapes[0][-1]
+        self.own = self.add_weight(name="own", shape=(bands, bands), initializer="identity")
+        self.change = self.add_weight(name="change", shape=(), initializer="ones")
+        self.constant = self.add_weight(name="constant", shape=(bands,), initializer="zeros")
+
+    def learn(self, weights: np.ndarray, constant: np.ndarray) -> None:
+        """Expects the other image to be this one · `weights` + `constant`, reflectance."""
+        self.own.assign(weights)
+        self.change.assign(0.0)
+        self.constant.assign(constant)
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """(own, other, valid other; own coarse, other coarse, their masks) to the image."""
@@ -432,7 +456,8 @@ class StandIn(keras.layers.Layer):
         change, _ = psf.normalised_blur(
             coarse_other - coarse_own, valid_coarse_own * valid_coarse, self.sigma
         )
-        return tf.where(valid_other > 0, other, own + change)
+        expected = tf.tensordot(own, self.own, 1) + self.change * change + self.constant
+        return tf.where(valid_other > 0, other, expected)
 
 
 class Reach(keras.layers.Layer):

@@ -8,12 +8,13 @@ coarse pixels is compared, since what varies more slowly comes in by back-projec
 strength is, for each band, that of the greatest marginal likelihood (MacKay 1992), so nothing is
 tuned.
 
-The same pass measures how much of the fine images' discrepancy from the coarse ones persists from
-one date to the other, which tells how much of it to expect at t2.
+Before that, two things are measured on the pixels that F1 and F3 share: what one fine image tells
+of the other, for pixels where the other is hidden; and how much of the fine images' discrepancy
+from the coarse ones persists from one date to the other, which tells how much to expect at t2.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +30,7 @@ SAMPLING = 4
 STRENGTHS = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 40))
 
 Batch = Mapping[str, tf.Tensor]
+Tiles = Callable[[], Iterable[Batch]]
 
 
 @dataclasses.dataclass
@@ -93,14 +95,15 @@ def ridge(moments: Moments, cells: float) -> tuple[np.ndarray, np.ndarray]:
     return weights, strength
 
 
-def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
-    """Sets the weights of a model's streams, and its persistence, from the tiles' images.
+def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:
+    """Sets the weights of a model's streams, and what is measured, from the tiles' images.
 
     F2 is not looked at.
 
     Args:
         model: Its configuration has `start` "ridge".
-        tiles: Batches of whole tiles, in reflectance; each triplet of them teaches.
+        tiles: Gives batches of whole tiles, in reflectance, each time that it is called; each
+            triplet of them teaches.
 
     Raises:
         ValueError: There is no tile.
@@ -109,14 +112,12 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
     bands = len(config.bands)
     moments = {k: Moments(2 * bands, bands) for k in ("12", "23")}
     independent = 0.0
-    level = _Persistence(bands)
-    for tile in tiles:
+    _measure(model, tiles())
+    for tile in tiles():
         for side, (x, y) in _samples(model, tile).items():
             moments[side].add(x, y)
         known = tile["valid_c1"] * tile["valid_c2"]
         independent += independent_cells(known, config)
-        if config.level_sigma:
-            level.add(tile, config)
     if not independent:
         raise ValueError("expected tiles with valid coarse pixels, got none")
     for side, name, stream in (
@@ -128,6 +129,29 @@ def apply(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
         layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
         streams.gate(stream, name).passes.assign(np.isfinite(strength).astype(np.float32))
         logging.info("Ridge start, %s stream: strengths %s.", name, np.round(strength, 4))
+
+
+def _measure(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
+    """What one fine image tells of the other, and how far their discrepancies persist."""
+    config = model.config
+    bands = len(config.bands)
+    moments = {k: Moments(bands, bands) for k in ("12", "23")}
+    shared = 0.0
+    level = _Persistence(bands)
+    for tile in tiles:
+        known = tile["valid_f1"] * tile["valid_f3"]
+        where = known.numpy()[..., 0] > 0
+        first, last = (tile[k].numpy()[where] for k in ("f1", "f3"))
+        moments["12"].add(first, last)
+        moments["23"].add(last, first)
+        shared += independent_cells(known, config)
+        if config.level_sigma:
+            level.add(tile, config)
+    for side, found in moments.items():
+        if found.count:
+            weights, _ = ridge(found, shared)
+            constant = (found.y - found.x @ weights) / found.count
+            model.stand_in(side).learn(weights, constant)
     if config.level_sigma:
         model.measured.persistence.assign(level.value())
         logging.info("Ridge start: persistence %.3f.", level.value())

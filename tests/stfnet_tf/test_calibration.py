@@ -72,7 +72,7 @@ def test_the_layer_tells_how_large_the_error_is_and_where(supervision):
     net = model.StfNet(config)
     hidden = {k: v for k, v in tile.items() if not k.endswith("f2")}
     if supervision == "pair":
-        ridge_start.apply(net, [hidden])
+        ridge_start.apply(net, lambda: [hidden])
     # "pair" must not need F2.
     assert calibration.calibrate(net, lambda: [hidden if supervision == "pair" else tile])
     other, _ = make_scene(seed=1)
@@ -108,7 +108,7 @@ def test_streams_that_see_one_fine_image_make_the_one_sided_predictions(supervis
 def test_one_side_alone_is_expected_to_be_worse():
     tile, _ = make_scene()
     net = model.StfNet(test_ridge_start.config())
-    ridge_start.apply(net, [tile])
+    ridge_start.apply(net, lambda: [tile])
     calibration.calibrate(net, lambda: [tile])
     both = net.fuse(tile).quality.numpy()
     cloud = {**tile, "valid_f3": tf.zeros_like(tile["valid_f3"]), "f3": tf.zeros_like(tile["f3"])}

@@ -81,7 +81,7 @@ def test_a_linear_change_is_found_from_the_coarse_images_alone(cloud, share):
     hidden = {k: v for k, v in tile.items() if not k.endswith("f2")}
     net = model.StfNet(config())
     before = net.fuse(hidden)
-    ridge_start.apply(net, [hidden])
+    ridge_start.apply(net, lambda: [hidden])
     after = net.fuse(hidden)
     inner = np.s_[0, 30:-30, 30:-30]
 
@@ -91,11 +91,29 @@ def test_a_linear_change_is_found_from_the_coarse_images_alone(cloud, share):
     assert rmse(after) < share * rmse(before)
 
 
+def test_a_hidden_image_is_expected_to_be_what_the_other_tells():
+    rng = np.random.default_rng(5)
+    tile = make_tile()
+    f1 = tile["f1"].numpy()
+    mixing, constant = np.array([[0.5, 0.2], [-0.3, 1.1]]), np.array([0.05, -0.02])
+    f3 = f1 @ mixing + constant + rng.normal(0, 1e-3, f1.shape)
+    seen = np.ones((*f1.shape[:3], 1))
+    seen[:, 20:40, 30:50] = 0
+    tile["f3"] = tf.constant(np.where(seen, f3, 0), tf.float32)
+    tile["valid_f3"] = tf.constant(seen, tf.float32)
+    net = model.StfNet(config())
+    ridge_start.apply(net, lambda: [tile])
+    other = net.stream_inputs("12", tile)["other"].numpy()
+    hidden = np.broadcast_to(seen == 0, f1.shape)
+    assert np.abs(other - f3)[hidden].mean() < 2e-3
+    np.testing.assert_array_equal(other[~hidden], tile["f3"].numpy()[~hidden])
+
+
 def test_tiles_add_up():
     whole = make_tile()
     net, twice = model.StfNet(config()), model.StfNet(config())
-    ridge_start.apply(net, [whole, make_tile(seed=1)])
-    ridge_start.apply(twice, [make_tile(seed=1), whole])
+    ridge_start.apply(net, lambda: [whole, make_tile(seed=1)])
+    ridge_start.apply(twice, lambda: [make_tile(seed=1), whole])
     for one, two in zip(net.get_weights(), twice.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
@@ -106,7 +124,7 @@ def test_persistence_is_whether_the_sensors_keep_differing(bias3, expected):
     tile["c1"] += 0.05
     tile["c3"] += bias3
     net = model.StfNet(config())
-    ridge_start.apply(net, [tile])
+    ridge_start.apply(net, lambda: [tile])
     assert float(net.measured.persistence) == pytest.approx(expected, abs=0.05)
 
 
@@ -116,7 +134,7 @@ def test_training_from_the_start_makes_the_sides_agree():
     for k in ("c1", "c2", "c3"):
         tile[k] += rng.normal(0, 0.003, tile[k].shape).astype(np.float32)
     net = model.StfNet(config(temporal_consistency=1.0))
-    ridge_start.apply(net, [tile])
+    ridge_start.apply(net, lambda: [tile])
     from tf_keras import optimizers
 
     net.compile(optimizers.Adam(1e-3))
@@ -131,4 +149,4 @@ def test_training_from_the_start_makes_the_sides_agree():
 
 def test_no_tile_is_no_start():
     with pytest.raises(ValueError, match="got none"):
-        ridge_start.apply(model.StfNet(config()), [])
+        ridge_start.apply(model.StfNet(config()), lambda: [])
