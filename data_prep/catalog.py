@@ -130,7 +130,7 @@ class Catalog:
         return str(self._entry(side, date).bands[0])
 
     def files(self) -> list[Path]:
-        """Every file that the data set's images are read from."""
+        """Every file that the data set's images are read from, headers beside them included."""
         return _files(entry for entries in self._entries.values() for entry in entries.values())
 
     def files_of(self, side: str, date: Date) -> list[Path]:
@@ -147,14 +147,7 @@ class Catalog:
         """
         for side, entries in self._entries.items():
             for date in entries:
-                native = self.native_grid(side, date)
-                target = self.grid.moved(*(-k for k in self.shift(side, date)))
-                if rasters.footprint(target, native) is None:
-                    raise errors.InputError(
-                        f"{self.file(side, date)}: expected a {side} image that overlaps "
-                        f"{self.file('fine', self.fine_dates[0])} ({self.grid.describe()}), found "
-                        f"no common area with {native.describe()}."
-                    )
+                self.native_grid(side, date)
         coarse = self.coarse_dates[0]
         step = self.grid_ratio(coarse)
         if step < 0.67:
@@ -307,14 +300,21 @@ class Catalog:
         """An image's own grid, placed with respect to the fine grid.
 
         Raises:
-            InputError: The two cannot be brought together.
+            InputError: The image is not what the others are (band, type, order, bytes), or the
+                two grids cannot be brought together.
         """
         key = side, self.source_date(side, date)
         if key not in self._native:
             self._check_layers(side, self._entry(side, date))
-            self._native[key] = self._place(
-                side, self._stated_grid(side, date), self.file(side, date)
-            )
+            native = self._place(side, self._stated_grid(side, date), self.file(side, date))
+            target = self.grid.moved(*(-k for k in self.shift(side, date)))
+            if rasters.footprint(target, native) is None:
+                raise errors.InputError(
+                    f"{self.file(side, date)}: expected a {side} image that overlaps "
+                    f"{self.file('fine', self.fine_dates[0])} ({self.grid.describe()}), found no "
+                    f"common area with {native.describe()}."
+                )
+            self._native[key] = native
         return self._native[key]
 
     def _place(self, side: str, grid: Grid, file: str) -> Grid:
@@ -526,7 +526,8 @@ class Catalog:
 
 def _files(entries: Iterable[Entry]) -> list[Path]:
     layers = (k for entry in entries for k in (*entry.bands, *entry.quality) if k)
-    return [Path(file) for file in sorted({file for layer in layers for file in layer.files})]
+    named = {file for layer in layers for file in layer.files}
+    return sorted({path for file in named for path in rasters.files_behind(file)})
 
 
 def _roughness(image: Image) -> float:

@@ -266,6 +266,16 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(k) for k in ([value] if isinstance(value, str) else value))
 
 
+_PATTERNS = "a pattern or a list of patterns of paths below the root"
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    patterns = _texts(value)
+    if any(not pattern or Path(pattern).is_absolute() for pattern in patterns):
+        raise ValueError
+    return patterns
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(k, bool) or not isinstance(k, (int, float)) for k in values):
@@ -325,7 +335,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise errors.InputError(f"{path}: expected a TOML file, found no such file.") from None
     except OSError as error:
         raise errors.InputError(f"{path}: expected a TOML file, found: {error}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise errors.InputError(f"{path}: expected TOML, found: {error}.") from None
 
 
@@ -440,7 +450,7 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
     sensor = given.text("sensor", "")
     table = _Table(_preset(sensor, given, path) | given.values, given.where)
     table.known.append("sensor")
-    files = table.take("files", (), "a pattern or a list of patterns", _texts)
+    files = table.take("files", (), _PATTERNS, _patterns)
     dated = table.take("table", {}, "file names by ISO date", _date_table)
     if bool(files) == bool(dated):
         found = "both" if files else "neither"
@@ -540,7 +550,7 @@ def _quality(table: _Table) -> tuple[Quality, ...]:
     for k, layer in enumerate(layers):
         entry = _Table(layer, f"{table.where}quality[{k}].")
         band = entry.take("band", 1, "a band number or a string", _place)
-        files = entry.take("files", (), "a pattern or a list of patterns", _texts)
+        files = entry.take("files", (), _PATTERNS, _patterns)
         optional = entry.take("optional", False, "true or false", _flag)
         rules = entry.take("rules", {}, "a table of rules", dict)
         entry.end()

@@ -5,6 +5,7 @@ there is something to replace it. `dataset_info.json` is written last. A folder 
 finished, and the same call goes on with the shards that are missing.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from data_prep import (
     errors,
     executors,
     locks,
+    memory,
     records,
     registration,
     shards,
@@ -28,6 +30,7 @@ from data_prep import (
 )
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
+from data_prep.rasters import Window
 from data_prep.triplets import Triplet
 
 PACKAGES = ("stfnet-tf", "gdal", "numpy", "scipy", "scikit-image")
@@ -70,6 +73,7 @@ def prepare(
         logging.info("Assumed: %s", note)
     formed = _triplets(images) if only is None else {"train": [only], "val": [], "test": []}
     workers = workers or len(os.sched_getaffinity(0))
+    _check_tile(images, workers)
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
     with executors.make(executor, workers, scheduler) as pool:
@@ -88,6 +92,20 @@ def _triplets(images: Catalog) -> dict[str, list[Triplet]]:
             f"{', '.join(d.isoformat() for d in images.fine_dates)}."
         )
     return formed
+
+
+def _check_tile(images: Catalog, workers: int) -> None:
+    """A tile must fit in a record, and a few copies of it in every worker's memory."""
+    size = images.dataset.tile_size
+    bytes_ = shards.record_bytes(images, Window(0, 0, *(min(size, n) for n in images.grid.shape)))
+    if bytes_ > shards.LARGEST_RECORD:
+        raise errors.InputError(
+            f"--tile_size={size}: expected tiles of at most {shards.LARGEST_RECORD / 2**30:.0f} "
+            f"GiB, as a record can hold, found {bytes_ / 2**30:.1f}; a smaller one fits."
+        )
+    memory.require(
+        3 * bytes_ * workers, f"--tile_size={size}, {workers} workers", "less of either needs less"
+    )
 
 
 def _volume(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> int:
@@ -175,6 +193,7 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
             shard_bytes,
         ],
         "triplets": {split: [t.iso for t in part] for split, part in formed.items()},
+        "encodings": [dataclasses.asdict(images.encoding(k)) for k in ("fine", "coarse")],
         "shifts": [[d.isoformat(), *map(repr, v)] for d, v in sorted(images.shifts.items())],
         "files": [
             [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in images.files()

@@ -479,6 +479,20 @@ def subdataset(file: str, name: str) -> str:
     raise errors.InputError(f"{file}: expected a sub-dataset '{name}', found {short}.")
 
 
+@functools.lru_cache(maxsize=4096)
+def files_behind(file: str) -> tuple[Path, ...]:
+    """All files that what a raster says comes from: itself, its header, what a VRT names.
+
+    Not the statistics that programs leave beside rasters that they show.
+
+    Raises:
+        InputError: No such file, or nothing that GDAL reads.
+    """
+    listed = _open_files.get(file).GetFileList() or ()
+    beside = {Path(name) for name in listed if not name.endswith(".aux.xml")}
+    return tuple(sorted({Path(file)} | {path for path in beside if path.is_file()}))
+
+
 def tags(file: str | Path) -> dict[str, str]:
     """A raster's own metadata, as the file holds it now.
 

@@ -316,14 +316,14 @@ def _shift(
     limit = (catalog.dataset.max_shift or max(1.5 * ratio, 4.0)) / step
     start = _rough(fines[0], coarse, limit)
     best = _refined(fines, coarse, start, np.ones_like(coarse.weight), limit)
-    quarters = _quarters(coarse.weight.shape)
+    seen = bool(np.isfinite(best).all())
+    quarters = _quarters(coarse.weight.shape) if seen else []
     parts = [_refined(fines, coarse, best, quarter, limit) for quarter in quarters]
     parts = [part for part in parts if np.isfinite(part).all()]
     uncertainty = 0.25 * ratio
     if len(parts) > 1:
         spread = 1.4826 * np.median(np.abs(np.array(parts) - best), axis=0)
         uncertainty = float(np.hypot(*spread)) * step / math.sqrt(len(parts))
-    seen = bool(np.isfinite(best).all())
     best = best if seen else np.zeros(2)
     moved = coarse.moved((best[0], best[1]))
     after, k = max((_correlations(fine, moved), k) for k, fine in enumerate(fines))

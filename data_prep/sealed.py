@@ -36,7 +36,10 @@ def read(path: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is no JSON object, or its content is not what was sealed.
     """
-    content = json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("brackets nested too deep") from None
     if not isinstance(content, dict):
         raise ValueError(f"{type(content).__name__} where an object was expected")
     seal = content.pop(SEAL, None)

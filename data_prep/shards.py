@@ -23,6 +23,9 @@ from data_prep.triplets import Triplet
 PROGRESS = ".progress"
 """Folder beside the shards: those that are finished, until all are, and a note for each."""
 
+LARGEST_RECORD = 2**31 - 2**20
+"""Bytes of a record's pixels: protobuf counts a message's bytes in 31 bits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:

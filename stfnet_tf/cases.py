@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalog, dataset, errors, records, registration, triplets
+from data_prep import catalog, dataset, errors, memory, records, registration, triplets
 from stfnet_tf.baselines import base
 
 
@@ -138,7 +138,19 @@ def read(images: catalog.Catalog, triplet: triplets.Triplet, label: str, seed: i
 def read_all(
     images: catalog.Catalog, chosen: Sequence[triplets.Triplet], seed: int = 0
 ) -> list[Case]:
-    """Reads all cases."""
+    """Reads all cases.
+
+    Raises:
+      InputError: they do not fit in memory, or an image cannot be read.
+    """
+    height, width = images.grid.shape
+    # Six images and their masks; methods need as much again, one case at a time.
+    each = height * width * (4 * len(images.dataset.bands) + 1) * 6
+    memory.require(
+        each * (len(chosen) + 1),
+        f"{images.dataset.path}, {len(chosen)} dates of {height} × {width} pixels",
+        "fewer --dates need less",
+    )
     count = collections.Counter(t.t2 for t in chosen)
     return [
         read(images, t, t.t2.isoformat() if count[t.t2] == 1 else "/".join(t.iso), seed)

@@ -16,6 +16,7 @@ Inputs and outputs are raw digital numbers. Signatures, all with batch, height a
   serialized_examples  examples: records as data_prep.write_tfrecords writes them
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -25,10 +26,11 @@ from typing import Any
 
 from absl import flags
 
-from data_prep import entry, errors, sealed
+from data_prep import disk, entry, errors, locks, sealed
 from stfnet_tf import model_card, warmup
 
 CARD_FILE = model_card.FILE
+_SCRATCH = ".writing-"
 
 FLAGS = flags.FLAGS
 
@@ -70,16 +72,36 @@ def save(
     Raises:
         InputError: That version exists, or the folder cannot be written.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        # Not a number, so a server that polls the folder ignores it.
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+    except OSError as error:
+        raise errors.InputError(f"{folder}: expected a writable folder, found: {error}.") from None
+    with locks.hold(scratch), disk.naming_full(folder):
+        return _write(fusion, scratch, folder, version, metrics)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what exports that were killed have left."""
+    for left in folder.glob(f"{_SCRATCH}*"):
+        # Who is still at work on it holds it.
+        with contextlib.suppress(errors.InputError), locks.hold(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(
+    fusion: Any,
+    scratch: Path,
+    folder: Path,
+    version: int | None,
+    metrics: Mapping[str, Any] | None,
+) -> Path:
     import tensorflow as tf
 
     from stfnet_tf import checkpoints
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Not a number, so a server that polls the folder ignores it.
-        scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-    except OSError as error:
-        raise errors.InputError(f"{folder}: expected a writable folder, found: {error}.") from None
     try:
         extra = scratch / "assets.extra"
         extra.mkdir()
@@ -107,7 +129,7 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
     wanted = version
     while True:
         number = wanted or 1 + max(
-            (int(k.name) for k in folder.iterdir() if k.name.isdigit()), default=0
+            (int(k.name) for k in folder.iterdir() if k.name.isdecimal()), default=0
         )
         target = folder / str(number)
         try:

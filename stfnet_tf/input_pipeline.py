@@ -14,6 +14,7 @@ without a break at the end of an epoch, hence every training batch is full.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,6 +27,14 @@ from data_prep import errors, records
 # 150 MB.
 MIXED_TILES = 32
 READERS = 8
+# What reading a record that is damaged, gone or forbidden raises.
+DAMAGE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
 FOREVER = 2**48
 # Of a square: turned by 0, 90, 180 or 270 degrees, mirrored or not.
 SYMMETRIES = 8
@@ -94,7 +103,7 @@ class Shards:
         return 1 < workers <= sum(s.records > 0 for s in self.info.splits[self.split].shards)
 
     def name_damage(self) -> None:
-        """Finds the first damaged record, after reading has failed somewhere.
+        """Finds the first record that cannot be read, after reading has failed somewhere.
 
         Raises:
             InputError: Names the shard and the record. Returns if all records can be read.
@@ -106,8 +115,10 @@ class Shards:
                 for serialized in tf.data.TFRecordDataset(str(path)):
                     records.parse(serialized, self.info)
                     count += 1
-            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-                reason = str(error.message).split("\n")[0].split(" [Op:")[0]
+            except DAMAGE as error:
+                # Without the names of nodes of a graph that nobody sees.
+                reason = re.sub(r"\{\{.*?\}\}\s*", "", str(error.message))
+                reason = reason.split("\n")[0].split(" [Op:")[0]
                 raise errors.InputError(
                     f"{path}, record {count}: damaged ({reason}); write the shards again with "
                     f"data_prep.write_tfrecords."

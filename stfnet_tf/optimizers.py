@@ -202,6 +202,10 @@ def averaged(optimizer: Any, variables: Sequence[tf.Variable]) -> Iterator[None]
 
 def _construct(optimizer_class: type, options: Mapping[str, Any]) -> Any:
     try:
+        for name, parameter in inspect.signature(optimizer_class).parameters.items():
+            # Keras takes text for a number, and stumbles over it at the first step.
+            if isinstance(parameter.default, float) and isinstance(options.get(name), str):
+                raise ValueError(f"{name} is a number, found '{options[name]}'")
         return optimizer_class(**options)
     except (TypeError, ValueError) as error:
         taken = [

@@ -20,10 +20,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from absl import logging
 
-from data_prep import catalog, errors, executors, locks, rasters, records, sealed, triplets
+from data_prep import (
+    catalog,
+    errors,
+    executors,
+    locks,
+    memory,
+    rasters,
+    records,
+    sealed,
+    triplets,
+)
 from stfnet_tf import checkpoints, fit_options, fitting, fusion, presets, scene
 
 # Dates that go through the scene together: what they share is then read an eighth as often, and
@@ -34,7 +45,7 @@ _SMALL = 20_000_000
 # What a process needs beside its share of the cores.
 _WORKER_BYTES = 2 * 2**30
 # Counts up when what is written changes, so that older rasters are not taken for finished.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +223,14 @@ class Plan:
             InputError: A date could not be fused, after all others were; or a process was killed.
                 What is finished stays.
         """
+        if not self.missing:
+            return
+        self._check_memory(window)
+        # Each date has its lock as well; this one keeps two programs from sharing a series out.
+        with locks.hold(self.output_dir / f"{self.missing[0].triplet.t2} and later"):
+            yield from self._run(window, place)
+
+    def _run(self, window: int, place: Place) -> Iterator[scene.Fused]:
         failed = []
         for fused in itertools.chain.from_iterable(self._fused(window, place)):
             if isinstance(fused, _Failed):
@@ -244,6 +263,15 @@ class Plan:
         with executors.make(place.kind, workers, place.scheduler) as pool:
             pending = [pool.submit(_fuse, task) for task in tasks]
             yield from executors.results(pending, "Fusing", lost)
+
+    def _check_memory(self, window: int) -> None:
+        """Refuses windows of which not even images and results fit in memory."""
+        height, width = (min(k, window) for k in self.images.grid.shape)
+        sizes = [self.images.encoding(k).dtype for k in ("fine", "fine", *["coarse"] * 3)]
+        stored = sum(np.dtype(k).itemsize for k in sizes)
+        # As they are stored, as reflectance, both predictions, the result and its quality.
+        each = len(self.images.dataset.bands) * (stored + 4 * (5 + 2 + 2))
+        memory.require(height * width * each, f"--window={window}", "a smaller one needs less")
 
     def _workers(self, place: Place) -> int:
         """How many processes are worth starting."""
@@ -388,6 +416,7 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
         "files": files,
         "shifts": shifts,
         "grid": dataclasses.asdict(images.grid),
+        "encodings": [dataclasses.asdict(images.encoding(k)) for k in ("fine", "coarse")],
         "sides": sides,
     }
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from data_prep import errors, locks, records
+from data_prep import disk, errors, locks, memory, records
 from stfnet_tf import (
     calibration,
     callbacks,
@@ -137,7 +137,7 @@ def run(
         # The first thing that uses TensorFlow: several processes must find each other first.
         strategy = strategies.create(config.distribution)
         trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
-        with trainer.alone(), trainer.naming_damage():
+        with trainer.alone(), disk.naming_full(model_dir), trainer.naming_damage():
             trainer.claim(command)
             return trainer.train(terminal)
 
@@ -171,6 +171,7 @@ class Trainer:
             self.validation = input_pipeline.Shards.load(records_dir, "val")
         self.plan = Plan.of(config, self.shards)
         strategies.check_batch_size(strategy, config.batch_size)
+        self._check_memory()
         self.schedule = optimizers.Schedule(
             config.schedule,
             config.learning_rate,
@@ -203,6 +204,20 @@ class Trainer:
         self.state = checkpoints.RunState()
         self.store = checkpoints.Checkpoints(model_dir, self.model, self.state, strategy)
         self.chief = strategies.is_chief(strategy)
+
+    def _check_memory(self) -> None:
+        """Refuses batches of which not even images and first layers fit in this host's memory."""
+        if tf.config.list_physical_devices("GPU"):
+            return  # they have their own, and say how much of it is missing
+        bands = len(self.model_config.bands)
+        # Six images and masks as they are read, and what each layer of both streams gives.
+        floats = 6 * (bands + 1) + 2 * (sum(self.model_config.filters) + bands)
+        pixels = self.config.batch_size * self.config.patch_size**2
+        memory.require(
+            4 * floats * pixels / strategies.workers(self.strategy),
+            f"--batch_size={self.config.batch_size}, --patch_size={self.config.patch_size}",
+            "smaller ones need less",
+        )
 
     @property
     def step(self) -> int:
@@ -416,7 +431,7 @@ class Trainer:
         """Where reading fails, finds and names the shard and the record."""
         try:
             yield
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        except input_pipeline.DAMAGE:
             for shards in filter(None, (self.shards, self.validation)):
                 shards.name_damage()
             raise
