@@ -8,12 +8,13 @@ validation, whose F2 is known, take their place.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from sklearn import linear_model
+from sklearn import exceptions, linear_model
 
 from stfnet_tf import combination, expected_error, psf, ridge_start, streams
 from stfnet_tf import model as stfnet_model
@@ -46,8 +47,11 @@ def regress(features: np.ndarray, errors: np.ndarray) -> np.ndarray:
     Returns:
         [features + 1], the constant last.
     """
-    found = linear_model.GammaRegressor(alpha=STRENGTH, max_iter=1000, tol=1e-7)
-    found.fit(features.astype(np.float64), np.maximum(errors, LEAST_ERROR, dtype=np.float64))
+    found = linear_model.GammaRegressor(alpha=STRENGTH, solver="newton-cholesky", tol=1e-7)
+    with warnings.catch_warnings():
+        # Errors that are all alike leave nothing to search for, which another solver finishes.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        found.fit(features.astype(np.float64), np.maximum(errors, LEAST_ERROR, dtype=np.float64))
     return np.append(found.coef_, found.intercept_)
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from data_prep import errors, records
+from data_prep import errors, records, sealed
 from stfnet_tf import checkpoints, losses, optimizers
 
 # sysexits.h, EX_TEMPFAIL: stopped from outside, the same command goes on from here.
@@ -259,32 +259,46 @@ class EpochEnd(Callback):
 
 
 class History:
-    """`history.csv`, one line an epoch; whole at any moment.
+    """`history.csv`, one line an epoch; whole at any moment, and kept where damage is noticed, too.
 
     Args:
         path: The file, or None to keep the rows in memory only.
         step: Rows after this step, of a run that was interrupted, are dropped.
+
+    Raises:
+        InputError: What it kept of the rows is damaged.
     """
+
+    KEPT = "history.json"
 
     def __init__(self, path: Path | None, step: int):
         self._path = path
         self.rows: list[dict[str, float]] = []
-        if path is not None and path.is_file():
-            try:
-                with path.open(newline="") as file:
-                    rows = [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
-                self.rows = [row for row in rows if row["step"] <= step]
-            except (ValueError, TypeError, KeyError, csv.Error) as error:
-                raise errors.InputError(
-                    f"{path}: expected the table of epochs that training writes, found damage "
-                    f"({error}); without the file the run goes on, and begins another."
-                ) from None
+        if path is not None:
+            self._kept = path.parent / checkpoints.LAST / self.KEPT
+            self.rows = [row for row in self._read() if row["step"] <= step]
+
+    def _read(self) -> list[dict[str, float]]:
+        try:
+            if self._kept.exists():
+                return sealed.read(self._kept)["rows"]
+            if self._path is None or not self._path.exists():
+                return []
+            with self._path.open(newline="") as file:  # all that earlier versions kept
+                return [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise errors.InputError(
+                f"{self._kept}: expected the epochs of the run, found damage: {error}; without the "
+                f"file the run goes on, and begins another table."
+            ) from None
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends one row."""
         self.rows.append(dict(row))
         if self._path is None:
             return
+        self._kept.parent.mkdir(exist_ok=True)
+        sealed.write(self._kept, {"rows": self.rows})
         names = list(dict.fromkeys(name for each in self.rows for name in each))
         temporary = self._path.with_suffix(".csv.tmp")
         with temporary.open("w", newline="") as file:
@@ -481,7 +495,9 @@ class Board:
         self._model = model
         self._info = info
         self._examples = examples
-        self._fuse = tf.function(lambda batch: model.fuse(batch)[0], reduce_retracing=True)
+        self._fuse = tf.function(
+            lambda batch: model.fuse(batch)[0], reduce_retracing=True, autograph=False
+        )
         self._root = tf.summary.create_file_writer(str(folder))
         self._writer = tf.summary.create_file_writer(str(folder / "validation"))
 
@@ -494,7 +510,8 @@ class Board:
         from tensorboard.plugins.hparams import api as hp
 
         inputs = {k: tf.TensorSpec(v.shape, v.dtype) for k, v in self._model.input.items()}
-        graph = tf.function(lambda batch: self._model(batch)).get_concrete_function(inputs).graph
+        graph = tf.function(lambda batch: self._model(batch), autograph=False)
+        graph = graph.get_concrete_function(inputs).graph
         plain = {
             k: v if isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
             for k, v in hyperparameters.items()

@@ -258,6 +258,7 @@ class StfNet(keras.Model):
             terms.append(losses.squared_error(blurred, batch[j] - batch[i], known * support))
         return terms
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One optimisation step on the global batch that `data` is this replica's share of."""
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -270,6 +271,7 @@ class StfNet(keras.Model):
         scores = self._report(data, values["loss"], terms, predicted)
         return scores | {"gradient_norm": tf.linalg.global_norm(gradients)}
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The same terms and scores without a step."""
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -60,6 +61,14 @@ def _by_matrices(sigma: float, channels: int) -> bool:
 
 def _blur_by_matrices(image: tf.Tensor, sigma: float) -> tf.Tensor:
     """`blur` along the rows, then along the columns, as products of matrices."""
+    blurred = _traced_once(sigma, image.dtype)(image)
+    blurred.set_shape(image.shape)
+    return blurred
+
+
+@functools.cache
+def _traced_once(sigma: float, dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A graph of its own, built once for all sizes: a model has dozens of blurs."""
 
     @tf.custom_gradient
     def both(image):
@@ -69,11 +78,9 @@ def _blur_by_matrices(image: tf.Tensor, sigma: float) -> tf.Tensor:
     def once(image):
         for _ in range(2):
             image = tf.transpose(_blur_columns(image, sigma), (0, 2, 1, 3))
-        image.set_shape(shape)
         return image
 
-    shape = image.shape
-    return both(image)
+    return tf.function(both, [tf.TensorSpec([None] * 4, dtype)], autograph=False)
 
 
 def _blur_columns(image: tf.Tensor, sigma: float) -> tf.Tensor:
