@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from faults import judge, samples
 from faults.processes import ENVIRONMENT, Command, End, Running, apart, forked
 
 PROGRAMS = ("prepare", "train", "fuse", "export")
+QUICK = ("prepare",)
 OUTPUTS = {"prepare": "shards_tiff", "train": "new", "fuse": "fused_tiff", "export": "exported"}
 # Its own end: training answers SIGTERM by saving.
 SIGNALS = {signal.SIGINT: (130,), signal.SIGTERM: (143, 75)}
@@ -37,9 +38,10 @@ class Interruptions:
     Args:
         folder: For all of it.
         seed: Of the moments.
+        programs: Some of `PROGRAMS`.
     """
 
-    def __init__(self, folder: Path, seed: int = 0):
+    def __init__(self, folder: Path, seed: int = 0, programs: Sequence[str] = PROGRAMS):
         self._rng = np.random.default_rng(seed)
         self._work = folder / "work"
         self._snapshot = folder / "snapshot"
@@ -47,7 +49,7 @@ class Interruptions:
         self._rival = folder / "rival"
         for place in (self._place, self._rival):
             place.mkdir(parents=True, exist_ok=True)
-        samples.make(self._work, self._place)
+        samples.make(self._work, self._place, models=programs != QUICK)
         shutil.copytree(self._work, self._snapshot)
         commands = samples.commands(self._work)
         fuse = tuple(k for k in commands["fuse tiff"].flags if k != "--overwrite")
@@ -65,7 +67,7 @@ class Interruptions:
         }
         self._whole: dict[str, dict[str, str]] = {}
         self._seconds: dict[str, float] = {}
-        for program in PROGRAMS:
+        for program in programs:
             self._restore(program)
             end = forked(self._commands[program], self._place)
             if end.code:
@@ -332,17 +334,18 @@ class Fault:
         return getattr(on, self.method)(self.program, *self.arguments)
 
 
-def plan(kills: int, others: int) -> list[Fault]:
+def plan(kills: int, others: int, programs: Sequence[str] = PROGRAMS) -> list[Fault]:
     """`kills` kills in all, and each other fault `others` times, or once where times do not count.
 
     Args:
         kills: Shared out among the programs.
         others: Of each kind and program; 0 leaves all of them out.
+        programs: Some of `PROGRAMS`.
     """
-    made = [Fault("SIGKILL", PROGRAMS[k % len(PROGRAMS)], "kill") for k in range(kills)]
+    made = [Fault("SIGKILL", programs[k % len(programs)], "kill") for k in range(kills)]
     if not others:
         return made
-    for program in PROGRAMS:
+    for program in programs:
         for _ in range(others):
             made += [Fault(k.name, program, "stop", (k,)) for k in SIGNALS]
             made.append(Fault("two at a time", program, "rival"))
@@ -350,6 +353,8 @@ def plan(kills: int, others: int) -> list[Fault]:
             made.append(Fault("full disk", program, "fill_disk", (size,)))
         made.append(Fault("read-only disk", program, "forbid_writing"))
         made.append(Fault("clock turned back", program, "turn_clock_back"))
+    if "fuse" not in programs:
+        return made
     for kind, name in (("processes", "worker killed"), ("dask", "Dask worker killed")):
         made += [Fault(name, "fuse", "kill_worker", (kind,))] * others
     return made

@@ -49,6 +49,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "others", 3, "How often each program meets each other fault while it runs.", lower_bound=0
     )
+    flags.DEFINE_boolean("quick", False, "Only what needs no model, in some seconds.")
     flags.DEFINE_string("scratch_dir", None, "Folder for scratch files; the system's where empty.")
 
 
@@ -88,8 +89,11 @@ def _damaged(folder: Path) -> tuple[list[Row], list[str]]:
     from data_prep import progress
     from faults import cases
 
-    suite = cases.Suite(folder)
-    chosen = [k for k in cases.generate(FLAGS.seed) if k.subject in FLAGS.only][:: FLAGS.every]
+    suite = cases.Suite(folder, models=not FLAGS.quick)
+    chosen = [k for k in cases.generate(FLAGS.seed) if k.subject in FLAGS.only]
+    if FLAGS.quick:
+        chosen = [k for k in chosen if k.program.split()[0] in ("inspect", "prepare")]
+    chosen = chosen[:: FLAGS.every]
     rows, differing = [], []
     for number, case in enumerate(progress.track(chosen, "damaged inputs", len(chosen))):
         verdict, end = suite.run(case)
@@ -110,8 +114,9 @@ def _interrupted(folder: Path) -> list[Row]:
     from data_prep import progress
     from faults import interruptions, judge
 
-    on = interruptions.Interruptions(folder, FLAGS.seed)
-    plan = interruptions.plan(FLAGS.kills, FLAGS.others)
+    programs = interruptions.QUICK if FLAGS.quick else interruptions.PROGRAMS
+    on = interruptions.Interruptions(folder, FLAGS.seed, programs)
+    plan = interruptions.plan(FLAGS.kills, FLAGS.others, programs)
     rows = []
     for fault in progress.track(plan, "faults while running", len(plan)):
         began = time.monotonic()

@@ -69,8 +69,13 @@ def commands(work: Path) -> dict[str, Command]:
     return made
 
 
-def make(work: Path, place: Path) -> None:
+def make(work: Path, place: Path, models: bool = True) -> None:
     """Makes all of it in `work`; what the programs print goes to `place`.
+
+    Args:
+        work: The folder.
+        place: Another one.
+        models: Whether to train a model, and to make what needs one.
 
     Raises:
         RuntimeError: A program fails on what is not damaged.
@@ -87,12 +92,10 @@ def make(work: Path, place: Path) -> None:
     )
     run = commands(work)
     train = Command("stfnet_tf.train", (run["train on"].flags[0], run["train on"].flags[1]))
-    order = [
-        *(run[f"prepare {kind}"] for kind in KINDS),
-        train,
-        *(run[f"fuse {kind}"] for kind in KINDS),
-        *(run[k] for k in ("export", "fuse export", "evaluate")),
-    ]
+    order = [run[f"prepare {kind}"] for kind in KINDS]
+    if models:
+        order += [train, *(run[f"fuse {kind}"] for kind in KINDS)]
+        order += [run[k] for k in ("export", "fuse export", "evaluate")]
     for command in order:
         end = forked(command, place)
         if end.code:

@@ -5,16 +5,17 @@
       dataset_info.json    what it was trained on, encodings and statistics included
       config.json          how it was trained, by which command and versions
       best.weights.h5      weights to evaluate and export; averages, where the optimizer keeps any
-      last/                the whole state of training: weights, optimizer, position
-      history.csv          one line an epoch
+      last/                the whole state of training: weights, optimizer, position, history
+      history.csv          one line an epoch, for people
       tensorboard/         the same and more, to look at
 
-Everything is written under a temporary name first, so what is there is whole.
+Everything is written under a temporary name first, so what is there is whole, and everything that
+is read again carries checksums, so damage is noticed.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -99,12 +100,20 @@ class Checkpoints:
         for step in sorted(found, reverse=True):
             try:
                 self._restore(found[step].with_suffix(""))
-            except (tf.errors.OpError, ValueError, AssertionError) as error:
+            except tf.errors.PermissionDeniedError:
+                raise errors.InputError(
+                    f"{found[step]}: expected a checkpoint that this user may read and replace, "
+                    f"found: permission denied."
+                ) from None
+            # A damaged one can fail anywhere in TensorFlow.
+            except Exception as error:
                 reason = str(error).strip().splitlines()[0]
                 logging.warning("%s cannot be read (%s); passed over.", found[step], reason)
             else:
+                self._list([found[k] for k in sorted(found) if k <= step])
                 self.saved = True
                 return True
+        self._list([])
         if found or (self._folder / BEST).exists():
             raise errors.InputError(
                 f"{self._folder / LAST}: expected the state of the run whose weights are in "
@@ -112,6 +121,24 @@ class Checkpoints:
                 f"back, or choose another --model_dir to start anew."
             )
         return False
+
+    def _list(self, indices: Sequence[Path]) -> None:
+        """Writes TensorFlow's own list of checkpoints anew: it would not go on from a damaged one.
+
+        Raises:
+            InputError: Something that is no file has its name.
+        """
+        if not strategies.is_chief(self._strategy):
+            return
+        path = self._folder / LAST / "checkpoint"
+        if path.is_dir():
+            raise errors.InputError(f"{path}: expected a list of checkpoints, found a folder.")
+        path.unlink(missing_ok=True)
+        if indices:
+            names = [str(k.with_suffix("")) for k in indices]
+            tf.compat.v1.train.update_checkpoint_state(
+                str(path.parent), names[-1], all_model_checkpoint_paths=names
+            )
 
     def _restore(self, path: Path) -> None:
         # The older optimizer API makes its variables at the first step and is restored then.

@@ -356,3 +356,55 @@ def test_no_files_and_unknown_date(tmp_path):
         file.unlink()
     with pytest.raises(errors.InputError, match=r"coarse: expected files like C_.*found none"):
         opened(path)
+
+
+def test_an_image_that_is_not_like_the_others_is_refused_by_whoever_reads_it(tmp_path):
+    path = tiny.make(tmp_path)
+    other = tiny.land(96, 80, seed=1)
+    far = dataclasses.replace(tiny.grid(96, 80, x=9e5))
+    for image, grid, options, said in (
+        (other.astype(np.float32), tiny.grid(96, 80), {}, "expected int16 pixels"),
+        (other, far, {}, "no common area"),
+        (other[..., :1].copy(), tiny.grid(96, 80), {}, "expected band 2, found 1 bands"),
+        (other, tiny.grid(96, 80), {"band_names": ("NIR", "green")}, "names band 2 so"),
+    ):
+        rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", image, grid, **options)
+        images = catalog.Catalog(dataset.load(path))
+        assert images.read("fine", DAY[0]).valid.all()
+        with pytest.raises(errors.InputError, match=f"F_{tiny.DATES[1]}.*{said}"):
+            images.read("fine", DAY[1])
+
+
+def test_bare_pixels_are_compared_with_what_their_header_says(tmp_path):
+    image = tiny.land(96, 80, seed=1)
+    file = tmp_path / "a.bil"
+    rewrite(tmp_path, "a.bil", image, tiny.grid(96, 80), driver="ENVI", interleave="BIL")
+    assert rasters.check_stored(str(file)) == ""
+    header = file.with_suffix(".hdr").read_text()
+    for old, new, said in (
+        ("byte order = 0", "byte order = 1", "the other way round"),
+        ("lines   = 96", "lines   = 97", "expected 31040 bytes, .* found 30720"),
+    ):
+        assert old in header
+        file.with_suffix(".hdr").write_text(header.replace(old, new))
+        rasters.close_all()
+        rasters.info.cache_clear()
+        with pytest.raises(errors.InputError, match=f"a.bil: .*{said}"):
+            rasters.check_stored(str(file))
+    file.with_suffix(".hdr").write_text(header.replace("lines   = 96", "lines   = 90"))
+    rasters.close_all()
+    rasters.info.cache_clear()
+    assert rasters.check_stored(str(file)) == "1920 bytes more than its header accounts for"
+
+
+def test_a_header_belongs_to_the_files_that_an_image_is_read_from(tmp_path):
+    rewrite(tmp_path, "a.bil", tiny.land(96, 80), tiny.grid(96, 80), driver="ENVI")
+    assert [k.name for k in rasters.files_behind(str(tmp_path / "a.bil"))] == ["a.bil", "a.hdr"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/data/F_{year}-{month}-{day}.tif"])
+def test_a_pattern_stays_below_the_root(tmp_path, pattern):
+    path = tiny.make(tmp_path)
+    path.write_text(path.read_text().replace("F_{year}-{month}-{day}.tif", pattern))
+    with pytest.raises(errors.InputError, match=r"fine\.files: expected a pattern"):
+        dataset.load(path)

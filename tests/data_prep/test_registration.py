@@ -143,3 +143,14 @@ def test_simulated_coarse_images_of_gwydir_lie_where_they_should(stfnet_data):
     images = catalog.Catalog(dataset.load("configs/gwydir2004.toml"))
     shift = registration.estimate_date(images, images.fine_dates[0], images.fine_dates[:1])
     assert (shift.rows, shift.cols) == pytest.approx((0, 0), abs=0.1)
+
+
+def test_a_date_of_which_hardly_anything_is_seen_has_no_shift(tmp_path):
+    path = tiny.make(tmp_path)
+    cloudy = np.full((96, 80, 2), -1, np.int16)
+    cloudy[:9, :9] = 1000
+    rasters.write(tmp_path / f"F_{tiny.DATES[1]}.tif", cloudy, tiny.grid(96, 80))
+    rasters.close_all()
+    found = registration.estimate(catalog.Catalog(dataset.load(path)))
+    (seen,) = [k for k in found.found if k.date.isoformat() == tiny.DATES[1]]
+    assert (seen.rows, seen.cols, seen.confidence) == (0.0, 0.0, 0.0)

@@ -44,3 +44,90 @@ def test_weights_of_another_model_and_damaged_ones_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(errors.InputError, match="damaged"):
         checkpoints.load_model(tmp_path)
+
+
+def test_every_flipped_bit_of_the_weights_is_noticed_or_changes_nothing(tmp_path):
+    config = presets.build("paper", bands=("red",), filters=(2,), kernel_sizes=(3, 1))
+    config.save(tmp_path)
+    saved = stfnet_model.StfNet(config)
+    checkpoints.save_model(saved, tmp_path)
+    path = tmp_path / checkpoints.BEST
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    # Some of them for sure in the numbers themselves.
+    inside = whole.find(saved.get_weights()[0].tobytes())
+    assert inside > 0
+    loaded = stfnet_model.StfNet(config)
+    noticed = 0
+    for place in (*range(inside, inside + 24, 3), *rng.integers(len(whole), size=24)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        loaded.set_weights([np.full_like(weight, np.nan) for weight in loaded.get_weights()])
+        try:
+            checkpoints._load_weights(loaded, path)
+        except errors.InputError:
+            noticed += 1
+            continue
+        for ours, theirs in zip(loaded.get_weights(), saved.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert noticed >= 8
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with checkpoints at steps 2 and 4, each with weights of its own."""
+    config = presets.build("paper", bands=("red",), filters=(2,), kernel_sizes=(3, 1))
+    model = stfnet_model.StfNet(config)
+    model.compile("sgd")
+    model.optimizer.build(model.trainable_variables)
+    state = checkpoints.RunState()
+    store = checkpoints.Checkpoints(tmp_path, model, state, tf.distribute.get_strategy())
+    assert not store.restore() and not store.saved
+    for step in (2, 4):
+        model.set_weights([np.full_like(weight, step) for weight in model.get_weights()])
+        state.step.assign(step)
+        store.save()
+    store.save_best()
+    return store
+
+
+@pytest.mark.parametrize(
+    "damage", ["none", "list", "no list", "index", "numbers", "cut numbers", "no numbers"]
+)
+def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(run, tmp_path, damage):
+    last = tmp_path / checkpoints.LAST
+    numbers = last / "step-4.data-00000-of-00001"
+    if damage == "list":
+        (last / "checkpoint").write_bytes(b"\xff\x00 noise")
+    if damage == "no list":
+        (last / "checkpoint").unlink()
+    if damage == "index":
+        (last / "step-4.index").write_bytes(b"noise")
+    if damage == "numbers":
+        content = np.frombuffer(numbers.read_bytes(), np.uint8).copy()
+        numbers.write_bytes((content ^ 1).tobytes())
+    if damage == "cut numbers":
+        numbers.write_bytes(numbers.read_bytes()[:100])
+    if damage == "no numbers":
+        numbers.unlink()
+    step = 2 if "numbers" in damage or damage == "index" else 4
+    assert run.restore()
+    assert int(run.state.step.numpy()) == step
+    assert all(np.all(weight == step) for weight in run._model.get_weights())
+    run.state.step.assign(6)
+    run.save()  # TensorFlow's own list is whole again
+    assert tf.train.latest_checkpoint(str(last)).endswith("step-6")
+
+
+def test_nothing_to_go_on_from_is_not_a_new_start(run, tmp_path):
+    for file in (tmp_path / checkpoints.LAST).glob("step-*.index"):
+        file.write_bytes(b"noise")
+    with pytest.raises(errors.InputError, match=r"last: expected the state .* found damaged files"):
+        run.restore()
+    for file in (tmp_path / checkpoints.LAST).glob("step-*"):
+        file.unlink()
+    with pytest.raises(errors.InputError, match=r"last: expected the state .* found none"):
+        run.restore()
+    (tmp_path / checkpoints.BEST).unlink()
+    assert not run.restore()

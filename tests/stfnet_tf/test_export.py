@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from data_prep import errors
-from stfnet_tf import export, warmup
+from data_prep import errors, locks
+from stfnet_tf import export, model_card, warmup
 from tests.stfnet_tf import test_fusion
 
 
@@ -265,3 +265,27 @@ def test_the_c_runtime_alone_serves_every_signature(fusion, tmp_path):
         np.testing.assert_allclose(
             results[name] * scale, value * scale, atol=1e-5, rtol=1e-5, err_msg=name
         )
+
+
+def test_a_damaged_export_is_not_loaded(fusion, tmp_path):
+    version = export.save(fusion, tmp_path)
+    model_card.load(version)
+    files = [k for k in version.rglob("*") if k.is_file()]
+    assert len(files) >= 7
+    for file in files:
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 16
+        file.write_bytes(damaged)
+        with pytest.raises(errors.InputError, match="found"):
+            model_card.load(version)
+        file.write_bytes(whole)
+    model_card.load(version)
+
+
+def test_what_a_killed_export_left_is_swept_away_and_what_one_at_work_has_is_not(fusion, tmp_path):
+    for name in (".writing-dead", ".writing-alive"):
+        (tmp_path / name).mkdir()
+    with locks.hold(tmp_path / ".writing-alive"):
+        export.save(fusion, tmp_path)
+    assert sorted(k.name for k in tmp_path.iterdir()) == [".writing-alive", "1"]

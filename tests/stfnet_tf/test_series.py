@@ -219,3 +219,61 @@ def test_a_sheet_of_all_dates(images, source, tmp_path):
     assert pixels.shape[1] > 400 and pixels[..., :3].std() > 20
     # Two of six pictures are in a frame: each has two long columns of its colour.
     assert blue.any() and (blue.sum(0) > 50).any()
+
+
+def test_one_date_that_cannot_be_read_stops_no_other(images, source, tmp_path, caplog):
+    damaged = tmp_path / "images" / "coarse_20010625.tif"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    rasters.close_all()
+    out, made = tmp_path / "out", []
+    with pytest.raises(errors.InputError, match=r"coarse_20010625\.tif.*Of 4 dates, 3 were fused"):
+        for done in series.Plan.of(images, source, dates(images), out).run(32):
+            made.append(done.path.name)
+    assert sorted(made) == ["2001-06-09.tif", "2001-07-11.tif", "2001-09-13.tif"]
+    assert sorted(k for k in contents(out) if "quality" not in k) == sorted(made)
+    assert not [k for k in out.iterdir() if k.name.startswith(".")]
+
+
+def test_two_programs_do_not_share_a_series_out(images, source, tmp_path):
+    out = tmp_path / "out"
+    plans = [series.Plan.of(again(images), source, dates(images), out) for _ in range(2)]
+    first = plans[0].run(32)
+    next(first)
+    with pytest.raises(errors.InputError, match="and later: expected to be the only program"):
+        list(plans[1].run(32))
+    assert len(list(first)) == 3
+
+
+def test_a_changed_header_is_another_image(tmp_path):
+    (tmp_path / "images").mkdir()
+    images = scenes.make(tmp_path / "images")
+    folder = tmp_path / "images"
+    pixels = rasters.read(str(folder / "coarse_20010711.tif"))
+    rasters.write(folder / "c2.bil", pixels, scenes.GRID, driver="ENVI", interleave="BIL")
+    table = {d: f"coarse_{d.replace('-', '')}.tif" for d in scenes.DATES}
+    table["2001-07-11"] = "c2.bil"
+    coarse = dataclasses.replace(
+        images.dataset.coarse,
+        files=(),
+        table={datetime.date.fromisoformat(k): v for k, v in table.items()},
+    )
+    images = catalog.Catalog(dataclasses.replace(images.dataset, coarse=coarse))
+    source = series.Source(scenes.run(tmp_path / "run", images))
+    assert len(fused(images, source, tmp_path / "out")) == 1
+    header = folder / "c2.hdr"
+    header.write_text(header.read_text().replace("description = {", "description = { "))
+    rasters.files_behind.cache_clear()
+    with pytest.raises(errors.InputError, match="--overwrite"):
+        fused(again(images), source, tmp_path / "out")
+
+
+def test_windows_that_do_not_fit_in_memory_are_refused_before_work_begins(
+    images, source, tmp_path, monkeypatch
+):
+    free = type("Free", (), {"available": 2**16, "free": 0})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.swap_memory", lambda: free)
+    with pytest.raises(errors.InputError, match="--window=640: expected at least"):
+        list(series.Plan.of(images, source, dates(images), tmp_path / "out").run(640))
+    assert not (tmp_path / "out").exists()
