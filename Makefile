@@ -1,6 +1,8 @@
 # make demo   the main job on a simulated landscape, from rasters to a served model
 # make test   the checks and the tests
 # make properties   looks for counterexamples to what must hold for every image, for half an hour
+# make faults   breaks inputs and programs in a thousand ways and looks at how they end, as long
+# make audit   looks the versions of all packages up among known vulnerabilities
 # make bench  how fast it is, against what else one might take; make bench ONLY=training_step
 # Each does its whole set-up first, once.
 
@@ -8,7 +10,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest properties lint bench
+.PHONY: demo test test-oldest properties faults audit lint bench
 
 EXTRAS := dev,distributed,serving
 RUN := .venv/bin/python -m
@@ -31,6 +33,21 @@ test: lint
 properties:
 	@./install.sh .venv $(EXTRAS)
 	$(RUN) pytest tests/stfnet_tf/test_properties.py --hypothesis-profile=long
+
+# Small disks, for what happens when they are full, are mounted where this user may do that.
+faults:
+	@./install.sh .venv $(EXTRAS)
+	$(RUN) faults.run --output=docs/faults.md
+
+# Both ends, each in the environment that the tests use.
+audit:
+	@./install.sh .venv $(EXTRAS)
+	@./install.sh .venv-oldest dev,addons,distributed,serving
+	python3 -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit
+	for ends in .venv .venv-oldest; do \
+	    $$ends/bin/python -m pip freeze --exclude-editable > .cache/audit/$$ends.txt; \
+	    .cache/audit/bin/pip-audit --disable-pip --no-deps -r .cache/audit/$$ends.txt; \
+	done
 
 # The oldest supported TensorFlow, and TensorFlow Addons with it.
 test-oldest:

@@ -224,6 +224,11 @@ class Catalog:
             offset = stated.offset if offset is None else offset
         fill = side.fill[0] if side.fill else stated.nodata
         dtype = _DTYPES.get(stated.dtype, stated.dtype)
+        if dtype not in records.DTYPES:
+            raise errors.InputError(
+                f"{layer}: expected pixels of {', '.join((*records.DTYPES, *_DTYPES))}, found "
+                f"{stated.dtype}."
+            )
         return records.Encoding(
             dtype, scale, offset or 0.0, fill, *(side.valid_range or (None, None))
         )

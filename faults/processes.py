@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 HANG = 60.0
 """Seconds after which a program counts as hanging."""
 NOBODY = 65534
@@ -74,6 +76,13 @@ def warm_up() -> None:
     os.environ.update(ENVIRONMENT)
     for name in MODULES:
         importlib.import_module(name)
+    # A child defines its own program's flags, some of which may be called as this program's are.
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if not module.startswith("absl"):
+            _of_parent.extend(flag.name for flag in defined)
+
+
+_of_parent: list[str] = []
 
 
 class Running:
@@ -139,6 +148,8 @@ def _become(
         if as_nobody:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
+        for name in _of_parent:
+            delattr(flags.FLAGS, name)
         module = importlib.import_module(command.module)
         sys.argv = [str(module.__file__), *command.flags]
         module.cli()
