@@ -357,8 +357,9 @@ def _cost_bars(
     ax.barh(places, known, color="#9aa7b5")
     for place, value in zip(places, known, strict=True):
         if math.isfinite(value):
-            ax.text(value, place, f" {value:.3g}", va="center", fontsize=8)
-    ax.margins(x=0.25)
+            text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            ax.text(value, place, f" {text}", va="center", fontsize=8)
+    ax.margins(x=0.35)
 
 
 def _angle_of(edge: float) -> float:

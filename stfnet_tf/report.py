@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from PIL import Image
 
 from data_prep import entry, errors
 
@@ -39,6 +40,9 @@ COLUMNS = (
     ("peak_mib", "MiB", 0, 0),
 )
 FIGURES = ("comparison_*.png", "images_*.png", "apa_*.png", "calibration_*.png")
+# Sheets of images are photographs of megabytes; a document needs less. Width in pixels.
+SHEETS = "images_"
+SHEET_WIDTH = 1200
 
 
 def define_flags() -> None:
@@ -174,10 +178,24 @@ def _figures(path: Path) -> list[Path]:
 
 
 def _copied(figure: Path, folder: Path, base: Path) -> str:
-    """Copies a figure, and returns how the document calls it."""
+    """Copies a figure, sheets of images smaller, and returns how the document calls it.
+
+    Raises:
+        InputError: The sheet is no image.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(figure, folder / figure.name)
-    return (folder / figure.name).relative_to(base).as_posix()
+    copy = folder / figure.name
+    if not figure.name.startswith(SHEETS):
+        shutil.copyfile(figure, copy)
+        return copy.relative_to(base).as_posix()
+    copy = copy.with_suffix(".jpg")
+    try:
+        with Image.open(figure) as sheet:
+            sheet.thumbnail((SHEET_WIDTH, sheet.height))
+            sheet.convert("RGB").save(copy, quality=80, optimize=True)
+    except OSError as error:
+        raise errors.InputError(f"{figure}: expected an image, found: {error}.") from None
+    return copy.relative_to(base).as_posix()
 
 
 def cli() -> None:

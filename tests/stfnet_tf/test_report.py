@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_prep import errors
 from stfnet_tf import report
@@ -29,7 +31,9 @@ def results(tmp_path):
              "references": [row("F3", (0.3, 0.5))]}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(found))
     (folder / "about.md").write_text("What it is about.\n")
-    (folder / "images_2001-07-11.png").write_bytes(b"a picture")
+    noise = np.random.default_rng(0).integers(0, 256, (900, 2000, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "images_2001-07-11.png")
+    (folder / "apa_2001-07-11.png").write_bytes(b"a figure")
     return tmp_path / "results"
 
 
@@ -53,9 +57,17 @@ def test_a_document_with_its_figures(results, tmp_path):
     assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered" in text
     assert "| *F3 as it is* | 0.3000 | 0.5000 | 0.40000 |" in text
     assert "`python -m stfnet_tf.compare --seed=1 &lt;x&gt;`" in text
-    assert "![images_2001-07-11](accuracy/boreal/images_2001-07-11.png)" in text
-    copied = tmp_path / "docs" / "accuracy" / "boreal" / "images_2001-07-11.png"
-    assert copied.read_bytes() == b"a picture"
+    assert "![images_2001-07-11](accuracy/boreal/images_2001-07-11.jpg)" in text
+    copied = tmp_path / "docs" / "accuracy" / "boreal" / "apa_2001-07-11.png"
+    assert copied.read_bytes() == b"a figure"
+    with Image.open(copied.with_name("images_2001-07-11.jpg")) as sheet:
+        assert sheet.size == (1200, 540)
+
+
+def test_a_sheet_that_is_no_image_is_named(results, tmp_path):
+    (results / "boreal" / "images_2001-07-11.png").write_bytes(b"no image")
+    with pytest.raises(errors.InputError, match=r"images_2001-07-11\.png: expected an image"):
+        report.chapter(results / "boreal" / "metrics.json", tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"about": {}}'])
