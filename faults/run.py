@@ -16,11 +16,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from data_prep import entry, errors
+
+if TYPE_CHECKING:
+    from faults import judge
 
 FLAGS = flags.FLAGS
 SUBJECTS = ("rasters", "shards", "checkpoints", "configurations", "SavedModels", "results")
@@ -49,6 +52,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "others", 3, "How often each program meets each other fault while it runs.", lower_bound=0
     )
+    flags.DEFINE_list(
+        "merge", [], "Run nothing; make one table of the .json files of runs that shared the work."
+    )
     flags.DEFINE_boolean("quick", False, "Only what needs no model, in some seconds.")
     flags.DEFINE_string("scratch_dir", None, "Folder for scratch files; the system's where empty.")
 
@@ -63,25 +69,54 @@ def main(argv: Sequence[str]) -> int:
         )
     from faults import judge, processes
 
-    processes.warm_up()
-    folder = Path(tempfile.mkdtemp(prefix="stfnet_faults_", dir=FLAGS.scratch_dir))
     began = time.monotonic()
-    try:
-        damaged, differing = _damaged(folder / "damaged") if FLAGS.only else ([], [])
-        interrupted = _interrupted(folder / "interrupted") if FLAGS.kills or FLAGS.others else []
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    rows = [*damaged, *interrupted]
+    if FLAGS.merge:
+        stated = _merged([Path(name) for name in FLAGS.merge])
+    else:
+        processes.warm_up()
+        folder = Path(tempfile.mkdtemp(prefix="stfnet_faults_", dir=FLAGS.scratch_dir))
+        folder.chmod(0o755)  # some programs run as a user who may do little
+        try:
+            stated = _run(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        stated |= {"seed": FLAGS.seed, "minutes": (time.monotonic() - began) / 60}
     path = Path(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_document(damaged, interrupted, differing, time.monotonic() - began))
-    stated = {"seed": FLAGS.seed, "cases": [dataclasses.asdict(row) for row in rows]}
+    path.write_text(_document(stated))
     path.with_suffix(".json").write_text(json.dumps(stated, indent=1, ensure_ascii=False) + "\n")
+    rows = [Row(**row) for part in ("damaged", "interrupted") for row in stated[part]]
     bad = [row for row in rows if row.kind in judge.FORBIDDEN]
     for row in bad:
         print(f"{row.kind}: {row.group}, {row.case}: {row.detail}")
-    print(f"{len(rows)} cases, {len(bad) + len(differing)} of them forbidden: {path}")
-    return 1 if bad or differing else 0
+    print(f"{len(rows)} cases, {len(bad) + len(stated['differing'])} of them forbidden: {path}")
+    return 1 if bad or stated["differing"] else 0
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """All that the flags ask for, as JSON's types."""
+    damaged, differing = _damaged(folder / "damaged") if FLAGS.only else ([], [])
+    interrupted = _interrupted(folder / "interrupted") if FLAGS.kills or FLAGS.others else []
+    return {
+        "damaged": [dataclasses.asdict(row) for row in damaged],
+        "interrupted": [dataclasses.asdict(row) for row in interrupted],
+        "differing": differing,
+    }
+
+
+def _merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """What several runs wrote, as one."""
+    try:
+        parts = [json.loads(path.read_text()) for path in paths]
+    except (OSError, ValueError) as error:
+        raise errors.InputError(
+            f"--merge: expected what earlier runs wrote, found: {error}."
+        ) from None
+    lists = {
+        k: [row for part in parts for row in part[k]]
+        for k in ("damaged", "interrupted", "differing")
+    }
+    return {**lists, "seed": parts[0]["seed"], "minutes": sum(part["minutes"] for part in parts)}
 
 
 def _damaged(folder: Path) -> tuple[list[Row], list[str]]:
@@ -97,6 +132,7 @@ def _damaged(folder: Path) -> tuple[list[Row], list[str]]:
     rows, differing = [], []
     for number, case in enumerate(progress.track(chosen, "damaged inputs", len(chosen))):
         verdict, end = suite.run(case)
+        _say(verdict, str(case))
         rows.append(Row(case.subject, str(case), verdict.kind, verdict.detail, end.seconds))
         if number % REAL == 0 and case.way != "no permission":
             real, end = suite.run(case, real=True)
@@ -124,20 +160,32 @@ def _interrupted(folder: Path) -> list[Row]:
             verdict = fault.meet(on)
         except PermissionError as error:
             verdict = judge.Verdict("not tried here", str(error))
+        _say(verdict, f"{fault.name}, {fault.program}")
         rows.append(
             Row(fault.name, fault.program, verdict.kind, verdict.detail, time.monotonic() - began)
         )
     return rows
 
 
-def _document(
-    damaged: Sequence[Row], interrupted: Sequence[Row], differing: Sequence[str], seconds: float
-) -> str:
+def _say(verdict: "judge.Verdict", case: str) -> None:
+    """What must not be is told at once."""
     from faults import judge
 
+    if verdict.kind in judge.FORBIDDEN:
+        logging.error("%s: %s: %s", case, verdict.kind, verdict.detail)
+
+
+def _document(stated: dict[str, Any]) -> str:
+    from faults import judge
+
+    damaged, interrupted = (
+        [Row(**row) for row in stated[part]] for part in ("damaged", "interrupted")
+    )
+    differing = stated["differing"]
     lines = ["# How the programs end when something is wrong", ""]
     lines += [
-        f"Written by `python -m faults.run --seed={FLAGS.seed}` in {seconds / 60:.0f} minutes. "
+        f"Written by `python -m faults.run --seed={stated['seed']}` in {stated['minutes']:.0f} "
+        "minutes. "
         "Each case is one file damaged in one way and one program run on it, or one fault while a "
         "program runs. The JSON file beside this one has all of them, with what was said.",
         "",

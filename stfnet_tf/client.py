@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from data_prep import entry, errors, sealed
+from data_prep import entry, errors
 
 if TYPE_CHECKING:
     from data_prep import catalog
@@ -271,10 +271,10 @@ def predictor(
     Raises:
         InputError: The card cannot be read or does not fit the images.
     """
-    from stfnet_tf import scene
+    from stfnet_tf import model_card, scene
 
     try:
-        card = sealed.read(card_path)
+        card = model_card.read(card_path)
     except (OSError, ValueError) as error:
         raise errors.InputError(
             f"{card_path}: expected the model card of an export, found: {error}."

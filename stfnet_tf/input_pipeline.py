@@ -21,12 +21,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data_prep import errors, records
+from data_prep import errors, records, sealed
 
 # A batch mixes crops of this many tiles; of 256 × 256 × 6 int16 pixels in six images they take
 # 150 MB.
 MIXED_TILES = 32
 READERS = 8
+# Bytes that are hashed in a second or two.
+_READ_AT_ONCE = 4 * 2**30
 # What reading a record that is damaged, gone or forbidden raises.
 DAMAGE = (
     tf.errors.DataLossError,
@@ -56,7 +58,9 @@ class Shards:
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> "Shards":
-        """Reads the description and checks that the files it lists are whole.
+        """Reads the description and checks that the files it lists are those that were written.
+
+        Large sets are checked by their sizes here, and record by record as they are read.
 
         Raises:
             InputError: The description is missing or damaged, the split is empty, or a file is
@@ -78,7 +82,26 @@ class Shards:
                     f"{'no such file' if found is None else found}; write the shards again with "
                     f"data_prep.write_tfrecords."
                 )
+        if sum(shard.bytes for shard in info.splits[split].shards) <= _READ_AT_ONCE:
+            shards._compare()
         return shards
+
+    def _compare(self) -> None:
+        """Compares the files with their checksums: a whole shard may be another set's."""
+        for shard in self.info.splits[self.split].shards:
+            path = self.folder / shard.file
+            try:
+                same = sealed.checksum(path) == shard.sha256
+            except OSError as error:
+                raise errors.InputError(
+                    f"{path}: expected a shard, found: {error.strerror}."
+                ) from None
+            if not same:
+                self.name_damage()
+                raise errors.InputError(
+                    f"{path}: expected the shard that {records.INFO_FILE} describes, found "
+                    f"another; write the shards again with data_prep.write_tfrecords."
+                )
 
     @property
     def records(self) -> int:

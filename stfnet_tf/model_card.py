@@ -11,6 +11,8 @@ from data_prep import errors, sealed
 
 FILE = "model_card.json"
 CHECKSUMS = "checksums.json"
+# Without these nobody can call the model.
+_NEEDED = {"name", "bands", "fine", "coarse", "halo", "model", "signatures"}
 
 
 def load(folder: str | Path) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def load(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "assets.extra" / FILE
     try:
-        card = sealed.read(path)
+        card = read(path)
     except OSError:
         raise errors.InputError(
             f"{folder}: expected a version folder that stfnet_tf.export wrote, found no "
@@ -33,6 +35,19 @@ def load(folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise errors.InputError(f"{path}: expected a model card, found: {error}.") from None
     _check(Path(folder))
+    return card
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a card by itself.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no card, or damaged.
+    """
+    card = sealed.read(path)
+    if missing := _NEEDED - set(card):
+        raise ValueError(f"no {', '.join(sorted(missing))}")
     return card
 
 

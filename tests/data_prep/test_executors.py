@@ -98,3 +98,9 @@ def _lives(process: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_a_process_alone_that_is_killed_is_one_sentence():
+    assert executors.alone(len, "abc") == 3
+    with pytest.raises(errors.InputError, match=r"_exit: expected the process .* killed"):
+        executors.alone(os._exit, 9)

@@ -190,12 +190,18 @@ def test_a_file_of_another_size_is_named(tmp_path):
         input_pipeline.Shards.load(tmp_path, "train")
 
 
-def test_a_damaged_record_is_named(tmp_path):
+def test_a_damaged_record_is_named(tmp_path, monkeypatch):
     toy.write(tmp_path, {"train": (6, 2)})
     path = tmp_path / "train-00001-of-00002.tfrecord"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    with pytest.raises(
+        errors.InputError, match=r"train-00001-of-00002.tfrecord, record 1: damaged \(corrupted"
+    ):
+        input_pipeline.Shards.load(tmp_path, "train")
+    # A set too large to be read at once: whoever comes to the record notices it.
+    monkeypatch.setattr(input_pipeline, "_READ_AT_ONCE", 0)
     shards = input_pipeline.Shards.load(tmp_path, "train")
     with pytest.raises(tf.errors.DataLossError):
         batches(shards, 8)
@@ -215,3 +221,14 @@ def test_examples_are_named_by_dates_and_place(train):
     assert len(rest) == 2
     assert name.startswith("2001-01-01 to 2001-03-01, 2001-02-01, row ")
     assert batch["f2"].shape[0] == 1
+
+
+def test_a_whole_shard_of_another_set_is_refused(tmp_path):
+    toy.write(tmp_path / "one", {"train": (6, 2)})
+    toy.write(tmp_path / "two", {"train": (6, 2)})
+    names = sorted(k.name for k in (tmp_path / "one").glob("*.tfrecord"))
+    sizes = [(tmp_path / "one" / k).stat().st_size for k in names]
+    assert sizes[0] == sizes[1]
+    (tmp_path / "one" / names[0]).write_bytes((tmp_path / "two" / names[1]).read_bytes())
+    with pytest.raises(errors.InputError, match=f"{names[0]}: expected the shard that"):
+        input_pipeline.Shards.load(tmp_path / "one", "train")

@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,22 @@ def test_errors_of_a_single_process_are_not_taken_for_lost_peers(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     with pytest.raises(strategies.PeerLostError), strategies.noticing_lost_peers():
         raise tf.errors.UnavailableError(None, None, "gone")
+
+
+def test_a_worker_sweeps_away_what_it_left_when_it_was_killed(tmp_path, monkeypatch):
+    def worker(number):
+        resolver = types.SimpleNamespace(task_type="worker", task_id=number)
+        return types.SimpleNamespace(cluster_resolver=resolver)
+
+    monkeypatch.setattr(strategies, "is_chief", lambda _: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = []
+    for number in (1, 2):
+        with strategies.own_folder(worker(number), "runs/a") as folder:
+            folders.append(folder)
+            folder.rename(tmp_path / "kept")  # as a killed worker leaves it
+        (tmp_path / "kept").rename(folder)
+    with strategies.own_folder(worker(1), "runs/a"), strategies.own_folder(worker(1), "runs/b"):
+        assert not folders[0].exists() and folders[1].exists()
+        assert len(list(tmp_path.iterdir())) == 3
+    assert list(tmp_path.iterdir()) == [folders[1]]
