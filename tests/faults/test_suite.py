@@ -26,8 +26,9 @@ def report(tmp_path_factory):
 
 
 def test_nothing_ends_as_it_must_not(report):
+    stated = json.loads(report.with_suffix(".json").read_text())
     counted = collections.Counter(
-        k["kind"] for k in json.loads(report.with_suffix(".json").read_text())["cases"]
+        row["kind"] for part in ("damaged", "interrupted") for row in stated[part]
     )
     assert counted.total() >= 35
     assert not set(counted) & set(judge.FORBIDDEN)
@@ -81,3 +82,16 @@ def test_a_good_end_is_judged_by_its_results(tmp_path):
     assert found["run/x.tif"].startswith("? InputError")
     (tmp_path / "run" / "history.csv").write_text("epoch,loss\n1,0.6\n")
     assert judge.results(tmp_path)["run/history.csv"] != found["run/history.csv"]
+
+
+def test_runs_that_shared_the_work_make_one_table(report, tmp_path):
+    parts = f"--merge={report.with_suffix('.json')},{report.with_suffix('.json')}"
+    command = [sys.executable, "-m", "faults.run", parts, f"--output={tmp_path / 'both.md'}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, both = (
+        json.loads(k.read_text()) for k in (report.with_suffix(".json"), tmp_path / "both.json")
+    )
+    assert len(both["damaged"]) == 2 * len(one["damaged"]) > 0
+    done = subprocess.run([*command[:3], "--merge=/nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2 and "--merge" in done.stderr
