@@ -29,7 +29,7 @@ from data_prep import (
     versions,
 )
 from data_prep.catalog import Catalog
-from data_prep.dataset import Dataset
+from data_prep.dataset import Dataset, Date
 from data_prep.rasters import Window
 from data_prep.triplets import Triplet
 
@@ -48,6 +48,7 @@ def prepare(
     scheduler: str = "",
     shard_bytes: int = 128 * 2**20,
     only: Triplet | None = None,
+    shifts: Mapping[Date, tuple[float, float]] | None = None,
 ) -> records.DatasetInfo:
     """Writes a data set's shards, as far as they are not there yet.
 
@@ -59,6 +60,7 @@ def prepare(
         scheduler: Address of a Dask scheduler.
         shard_bytes: Size of a shard.
         only: Write this one triplet, for training, instead of those that the description forms.
+        shifts: By how many rows and columns coarse images are moved, where that is known already.
 
     Returns:
         What `dataset_info.json` says.
@@ -67,7 +69,7 @@ def prepare(
         InputError: No triplets, an unreadable raster, a disk that is full, or another program that
             writes the same folder.
     """
-    images = Catalog(dataset)
+    images = Catalog(dataset, shifts)
     images.check()
     for note in images.notes:
         logging.info("Assumed: %s", note)
@@ -77,7 +79,8 @@ def prepare(
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
     with executors.make(executor, workers, scheduler) as pool:
-        images = registration.registered(images, pool)
+        if shifts is None:
+            images = registration.registered(images, pool)
         return _write(images, formed, Path(output_dir), pool, workers, shard_bytes)
 
 

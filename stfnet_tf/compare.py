@@ -31,7 +31,7 @@ from data_prep import entry, errors, executors, progress
 from stfnet_tf import evaluate, fit_options, presets
 
 if TYPE_CHECKING:
-    from data_prep import catalog, dataset, triplets
+    from data_prep import catalog, triplets
     from stfnet_tf import cases, panels, scores
     from stfnet_tf.baselines import base
 
@@ -89,9 +89,7 @@ def main(argv: Sequence[str]) -> None:
         name, cost = names[spec], {}
         if spec in asked:
             folder = Path(FLAGS.output_dir) / "models" / name / "_".join(case.triplet.iso)
-            run, *fitting = executors.alone(
-                _fitted, asked[spec][1], images.dataset, case.triplet, folder
-            )
+            run, *fitting = executors.alone(_fitted, asked[spec][1], images, case.triplet, folder)
             cost = dict(zip(("fit_seconds", "peak_mib"), fitting, strict=True))
             spec = f"{name}={run}"
         prediction, seconds, peak = executors.alone(_timed, spec, case.inputs)
@@ -141,7 +139,7 @@ def _draw(
 
 def _fitted(
     options: fit_options.FitOptions,
-    described: "dataset.Dataset",
+    images: "catalog.Catalog",
     triplet: "triplets.Triplet",
     folder: Path,
 ) -> tuple[Path, float, float]:
@@ -151,7 +149,7 @@ def _fitted(
     # What an earlier comparison left would only be continued, in no time.
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    run = fitting.fit(described, triplet, folder, options)
+    run = fitting.fit(images, triplet, folder, options)
     return run, time.perf_counter() - start, executors.peak_mib()
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalog, dataset, errors, preparation, triplets
+from data_prep import catalog, errors, preparation, triplets
 from stfnet_tf import callbacks, fit_options, train_config, trainer
 
 # What a coarse pixel tells is wide: the larger a tile, the less of it is cut off at the border.
@@ -35,7 +35,7 @@ def defaults(preset: str, tile_size: int) -> dict[str, Any]:
 
 
 def fit(
-    described: dataset.Dataset,
+    images: catalog.Catalog,
     triplet: triplets.Triplet,
     model_dir: Path,
     options: fit_options.FitOptions,
@@ -43,7 +43,7 @@ def fit(
     """Trains a model on the very images of one date, or goes on where such a run was stopped.
 
     Args:
-        described: The data set.
+        images: The data set's images, registered where its description says so.
         triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
         model_dir: The run is in a folder of it, named by the date.
         options: What the user asks for.
@@ -55,9 +55,11 @@ def fit(
         InputError: The images or the options do not allow it, or training was stopped.
     """
     folder = model_dir / triplet.t2.isoformat()
-    tile_size = min(max(catalog.Catalog(described).grid.shape), LARGEST_TILE)
-    alone = dataclasses.replace(described, supervision="pair", tile_size=tile_size, min_valid=0.0)
-    info = preparation.prepare(alone, folder / "records", only=triplet)
+    tile_size = min(max(images.grid.shape), LARGEST_TILE)
+    alone = dataclasses.replace(
+        images.dataset, supervision="pair", tile_size=tile_size, min_valid=0.0
+    )
+    info = preparation.prepare(alone, folder / "records", only=triplet, shifts=images.shifts)
     config = train_config.TrainConfig(**{**defaults(options.preset, tile_size), **options.training})
     model = train_config.model_config(info, options.preset, **options.model)
     print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)

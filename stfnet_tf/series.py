@@ -86,7 +86,7 @@ class Source:
     def predictor(self, images: catalog.Catalog, triplet: triplets.Triplet) -> scene.Predictor:
         """The model, fitted first where that is wanted."""
         if self.fit is not None:
-            run = fitting.fit(images.dataset, triplet, self.path, self.fit)
+            run = fitting.fit(images, triplet, self.path, self.fit)
             made = scene.Predictor.from_run(run, images)
             # What the rasters say of it must not depend on where they lie.
             return dataclasses.replace(made, name=f"fitted to {triplet}")
