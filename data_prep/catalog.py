@@ -313,7 +313,11 @@ class Catalog:
             self._check_layers(side, self._entry(side, date))
             native = self._place(side, self._stated_grid(side, date), self.file(side, date))
             target = self.grid.moved(*(-k for k in self.shift(side, date)))
-            if rasters.footprint(target, native) is None:
+            try:
+                common = rasters.footprint(target, native)
+            except errors.InputError as error:
+                raise errors.InputError(f"{self.file(side, date)}: {error}") from None
+            if common is None:
                 raise errors.InputError(
                     f"{self.file(side, date)}: expected a {side} image that overlaps "
                     f"{self.file('fine', self.fine_dates[0])} ({self.grid.describe()}), found no "

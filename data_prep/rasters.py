@@ -246,9 +246,9 @@ def _spatial_reference(crs: str) -> osr.SpatialReference:
     reference = osr.SpatialReference()
     try:
         reference.SetFromUserInput(crs)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # TypeError: what is no text in any encoding
         raise errors.InputError(
-            f"crs: expected a coordinate reference system, found '{crs[:60]}' ({error})."
+            f"crs: expected a coordinate reference system, found {crs[:60]!r} ({error})."
         ) from None
     reference.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
     return reference
@@ -375,14 +375,31 @@ def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
         ) from None
 
 
+@contextlib.contextmanager
+def _naming(files: Files) -> Iterator[None]:
+    """Names the raster whose header turns out to be damaged when it is asked for more."""
+    try:
+        yield
+    except (RuntimeError, errors.InputError) as error:
+        raise errors.InputError(
+            f"{_name(files)}: expected a header that makes sense, found: {_reason(error)}."
+        ) from None
+
+
 def _grid_of(handle: gdal.Dataset) -> Grid:
     transform = handle.GetGeoTransform(can_return_null=True)
-    return Grid(
-        handle.RasterXSize,
-        handle.RasterYSize,
-        tuple(transform) if transform else None,
-        handle.GetProjection() or "",
+    crs = handle.GetProjection() or ""
+    if crs:
+        _spatial_reference(crs)
+    grid = Grid(
+        handle.RasterXSize, handle.RasterYSize, tuple(transform) if transform else None, crs
     )
+    # A place that overflows, or pixels without an area, lie nowhere.
+    with np.errstate(all="ignore"):
+        there = grid.positions(*grid.coordinates(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
+    if not np.isfinite(there).all():
+        raise RuntimeError(f"a geotransform of {transform}")
+    return grid
 
 
 @functools.lru_cache(maxsize=4096)
@@ -393,6 +410,11 @@ def info(files: Files) -> Info:
         InputError: No such file, or nothing that GDAL reads.
     """
     handle = _open_files.get(files)
+    with _naming(files):
+        return _stated(handle)
+
+
+def _stated(handle: gdal.Dataset) -> Info:
     subdatasets = tuple(name for name, _ in handle.GetSubDatasets())
     bands = [handle.GetRasterBand(k + 1) for k in range(handle.RasterCount)]
     first = bands[0] if bands else None
@@ -488,7 +510,9 @@ def files_behind(file: str) -> tuple[Path, ...]:
     Raises:
         InputError: No such file, or nothing that GDAL reads.
     """
-    listed = _open_files.get(file).GetFileList() or ()
+    handle = _open_files.get(file)
+    with _naming(file):
+        listed = handle.GetFileList() or ()
     beside = {Path(name) for name in listed if not name.endswith(".aux.xml")}
     return tuple(sorted({Path(file)} | {path for path in beside if path.is_file()}))
 
@@ -499,7 +523,9 @@ def tags(file: str | Path) -> dict[str, str]:
     Raises:
         InputError: No such file, or nothing that GDAL reads.
     """
-    return dict(_open(str(file)).GetMetadata() or {})
+    handle = _open(str(file))
+    with _naming(str(file)):
+        return dict(handle.GetMetadata() or {})
 
 
 def read(
@@ -566,9 +592,15 @@ def _transformation(source: Grid, target: Grid) -> osr.CoordinateTransformation 
     """Target to source map coordinates; None where both are the same."""
     if source.same_crs(target):
         return None
-    return osr.CoordinateTransformation(
-        _spatial_reference(target.crs), _spatial_reference(source.crs)
-    )
+    try:
+        return osr.CoordinateTransformation(
+            _spatial_reference(target.crs), _spatial_reference(source.crs)
+        )
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"crs: expected systems that map onto each other, found {crs_name(target.crs)} and "
+            f"{crs_name(source.crs)} ({_reason(error)})."
+        ) from None
 
 
 def locate(target: Grid, source: Grid, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
@@ -586,9 +618,11 @@ def locate(target: Grid, source: Grid, rows: np.ndarray, cols: np.ndarray) -> np
     x, y = target.coordinates(np.asarray(rows, float), np.asarray(cols, float))
     transformation = _transformation(source, target)
     if transformation is not None:
-        points = np.array(
-            transformation.TransformPoints(np.stack([x, y], -1).reshape(-1, 2).tolist())
-        )
+        places = np.stack([x, y], -1).reshape(-1, 2)
+        try:
+            points = np.array(transformation.TransformPoints(places.tolist()))
+        except RuntimeError:  # not one of them maps
+            points = np.full_like(places, np.inf)
         x, y = points[:, 0], points[:, 1]
     return np.stack(source.positions(x, y), -1)
 
