@@ -11,7 +11,9 @@ that need a small disk need the right to mount one.
 import collections
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -80,7 +82,9 @@ def main(argv: Sequence[str]) -> int:
             stated = _run(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        stated |= {"seed": FLAGS.seed, "minutes": (time.monotonic() - began) / 60}
+        places = ("--output", "--scratch_dir")
+        given = shlex.join(k for k in sys.argv[1:] if not k.startswith(places))
+        stated |= {"flags": [given], "minutes": (time.monotonic() - began) / 60}
     path = Path(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_document(stated))
@@ -114,9 +118,9 @@ def _merged(paths: Sequence[Path]) -> dict[str, Any]:
         ) from None
     lists = {
         k: [row for part in parts for row in part[k]]
-        for k in ("damaged", "interrupted", "differing")
+        for k in ("damaged", "interrupted", "differing", "flags")
     }
-    return {**lists, "seed": parts[0]["seed"], "minutes": sum(part["minutes"] for part in parts)}
+    return {**lists, "minutes": sum(part["minutes"] for part in parts)}
 
 
 def _damaged(folder: Path) -> tuple[list[Row], list[str]]:
@@ -182,10 +186,11 @@ def _document(stated: dict[str, Any]) -> str:
         [Row(**row) for row in stated[part]] for part in ("damaged", "interrupted")
     )
     differing = stated["differing"]
+    commands = " and ".join(f"`python -m faults.run{' ' * bool(k)}{k}`" for k in stated["flags"])
     lines = ["# How the programs end when something is wrong", ""]
     lines += [
-        f"Written by `python -m faults.run --seed={stated['seed']}` in {stated['minutes']:.0f} "
-        "minutes. "
+        f"Written in {stated['minutes']:.0f} minutes by "
+        f"{commands}. "
         "Each case is one file damaged in one way and one program run on it, or one fault while a "
         "program runs. The JSON file beside this one has all of them, with what was said.",
         "",
