@@ -1,7 +1,7 @@
 # make demo   the main job on a simulated landscape, from rasters to a served model
 # make test   the checks and the tests
-# make properties   looks for counterexamples to what must hold for every image, for half an hour
-# make faults   breaks inputs and programs in a thousand ways and looks at how they end, as long
+# make properties   looks for counterexamples to what must hold for every image, for some minutes
+# make faults   breaks inputs and programs in a thousand ways and looks at how they end, for an hour
 # make audit   looks the versions of all packages up among known vulnerabilities
 # make bench  how fast it is, against what else one might take; make bench ONLY=training_step
 # Each does its whole set-up first, once.
@@ -44,10 +44,10 @@ audit:
 	@./install.sh .venv $(EXTRAS)
 	@./install.sh .venv-oldest dev,addons,distributed,serving
 	python3 -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit
-	for ends in .venv .venv-oldest; do \
-	    $$ends/bin/python -m pip freeze --exclude-editable > .cache/audit/$$ends.txt; \
-	    .cache/audit/bin/pip-audit --disable-pip --no-deps -r .cache/audit/$$ends.txt; \
-	done
+	status=0; for end in .venv .venv-oldest; do \
+	    $$end/bin/python -m pip freeze --exclude-editable > .cache/audit/$$end.txt; \
+	    .cache/audit/bin/pip-audit --disable-pip --no-deps -r .cache/audit/$$end.txt || status=1; \
+	done; exit $$status
 
 # The oldest supported TensorFlow, and TensorFlow Addons with it.
 test-oldest:

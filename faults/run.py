@@ -2,7 +2,7 @@ r"""Damages what the programs read, disturbs them while they run, and writes how
 
     python -m faults.run --output=docs/faults.md
 
-runs all cases on one core, in about half an hour, and writes the table and, beside it, a JSON file
+runs all cases on one core, in about an hour, and writes the table and, beside it, a JSON file
 with every case. --only=rasters,shards runs some kinds of files, --every=20 each twentieth case,
 --kills=10 fewer kills. The exit code is 1 where anything ended in a way that is forbidden. Faults
 that need a small disk need the right to mount one.
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     path = Path(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_document(stated))
-    path.with_suffix(".json").write_text(json.dumps(stated, indent=1, ensure_ascii=False) + "\n")
+    path.with_suffix(".json").write_text(_lines(stated))
     rows = [Row(**row) for part in ("damaged", "interrupted") for row in stated[part]]
     bad = [row for row in rows if row.kind in judge.FORBIDDEN]
     for row in bad:
@@ -101,11 +101,13 @@ def _run(folder: Path) -> dict[str, Any]:
     """All that the flags ask for, as JSON's types."""
     damaged, differing = _damaged(folder / "damaged") if FLAGS.only else ([], [])
     interrupted = _interrupted(folder / "interrupted") if FLAGS.kills or FLAGS.others else []
-    return {
+    stated = {
         "damaged": [dataclasses.asdict(row) for row in damaged],
         "interrupted": [dataclasses.asdict(row) for row in interrupted],
         "differing": differing,
     }
+    # Where it was is no part of what happened.
+    return json.loads(json.dumps(stated, ensure_ascii=False).replace(f"{folder}/", ""))
 
 
 def _merged(paths: Sequence[Path]) -> dict[str, Any]:
@@ -169,6 +171,20 @@ def _interrupted(folder: Path) -> list[Row]:
             Row(fault.name, fault.program, verdict.kind, verdict.detail, time.monotonic() - began)
         )
     return rows
+
+
+def _lines(stated: dict[str, Any]) -> str:
+    """JSON with one line a case."""
+    parts = [
+        f"{json.dumps(key)}: "
+        + (
+            "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in value) + "\n]"
+            if isinstance(value, list) and value
+            else json.dumps(value)
+        )
+        for key, value in stated.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _say(verdict: "judge.Verdict", case: str) -> None:
