@@ -104,3 +104,39 @@ def test_a_process_alone_that_is_killed_is_one_sentence():
     assert executors.alone(len, "abc") == 3
     with pytest.raises(errors.InputError, match=r"_exit: expected the process .* killed"):
         executors.alone(os._exit, 9)
+
+
+STOPPED = """
+import time
+from data_prep import entry, executors
+def main(argv):
+    with executors.make("processes", 2) as pool:
+        pending = [pool.submit(time.sleep, 60) for _ in range(3)]
+        pool.submit(abs, 1)
+        time.sleep(2)
+        print("begun", flush=True)
+        list(executors.results(pending, "sleeping", "lost"))
+if __name__ == "__main__":
+    entry.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nobody_waits_for_the_workers_of_a_program_that_was_stopped(tmp_path, number):
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    with subprocess.Popen(
+        [sys.executable, "stopped.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout.readline() == "begun\n"
+        began = time.monotonic()
+        os.killpg(running.pid, number)  # as a terminal does
+        _, err = running.communicate(timeout=50)
+    assert running.returncode == 128 + number
+    assert time.monotonic() - began < 30
+    assert err.count("Stopped by") == 1 and "Traceback" not in err
