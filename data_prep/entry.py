@@ -56,10 +56,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return main(argv)
         except errors.InputError as error:
             return _say(f"Error: {error}", errors.EXIT_BAD_INPUT)
-        except KeyboardInterrupt:
-            return _say(_STOPPED.format("Ctrl-C"), EXIT_INTERRUPTED)
-        except _Terminated:
-            return _say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED)
         except BrokenPipeError:
             # Nobody reads on, as in "… | head"; the interpreter would complain once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,7 +77,13 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     # --help lists the flags of the module that it takes for the program: a console script is not.
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(guarded, flags_parser=_parse)
+    try:
+        app.run(guarded, flags_parser=_parse)
+    # Here, because they may come at any moment, on the way out as well.
+    except KeyboardInterrupt:
+        sys.exit(_say(_STOPPED.format("Ctrl-C"), EXIT_INTERRUPTED))
+    except _Terminated:
+        sys.exit(_say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED))
 
 
 def _say(sentence: str, code: int) -> int:

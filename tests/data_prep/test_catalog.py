@@ -408,3 +408,12 @@ def test_a_pattern_stays_below_the_root(tmp_path, pattern):
     path.write_text(path.read_text().replace("F_{year}-{month}-{day}.tif", pattern))
     with pytest.raises(errors.InputError, match=r"fine\.files: expected a pattern"):
         dataset.load(path)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_pixels_of_no_usable_type_are_refused_by_name(tmp_path, dtype):
+    path = tiny.make(tmp_path)
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", tiny.land(96, 80).astype(dtype), tiny.grid(96, 80))
+    with pytest.raises(errors.InputError, match=rf"F_.*tif: expected pixels of uint8.*{dtype}"):
+        catalog.Catalog(dataset.load(path))

@@ -389,3 +389,16 @@ def test_wrong_flags_and_folders(described, tmp_path):
         "--dask_scheduler=tcp://127.0.0.1:9",
     )
     assert_one_sentence(done, "dask")
+
+
+def test_tiles_that_no_record_or_no_memory_can_hold_are_refused(described, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "LARGEST_RECORD", 20_000)
+        with pytest.raises(errors.InputError, match="--tile_size=32: expected tiles of at most"):
+            prepared(described, tmp_path / "out")
+    free = type("Free", (), {"available": 2**10, "free": 0})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.swap_memory", lambda: free)
+    with pytest.raises(errors.InputError, match="--tile_size=32, 1 workers: expected at least"):
+        prepared(described, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import errors, records
+from data_prep import errors, locks, records
 from stfnet_tf import presets, train_config
 from tests.stfnet_tf import shards as toy
 
@@ -391,3 +391,21 @@ def test_flag_files_name_flags_that_exist_and_explain_them(name):
     for line in given:
         flag = line[2:].partition("=")[0]
         assert flag in known or flag.removeprefix("no") in known
+
+
+def test_a_batch_for_no_machine_is_refused_before_anything_is_made(folder, tmp_path):
+    with pytest.raises(errors.InputError, match=r"--batch_size=1000000000.*GiB of free memory"):
+        run(folder, tmp_path / "run", batch_size=10**9)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_programs_do_not_train_one_run(folder, tmp_path):
+    with locks.hold(tmp_path / "run" / "config.json"):
+        with pytest.raises(errors.InputError, match="expected to be the only program"):
+            run(folder, tmp_path / "run", steps=1)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_text_for_a_number_of_an_optimizer_is_refused(folder, tmp_path):
+    with pytest.raises(errors.InputError, match=r"--optimizer_args: Adam takes .*epsilon is a"):
+        run(folder, tmp_path / "run", optimizer_args="epsilon=__import__('os')")
