@@ -54,6 +54,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "others", 3, "How often each program meets each other fault while it runs.", lower_bound=0
     )
+    flags.DEFINE_list("faults", [], "Of the faults while running only these, by name.")
     flags.DEFINE_list(
         "merge", [], "Run nothing; make one table of the .json files of runs that shared the work."
     )
@@ -159,6 +160,7 @@ def _interrupted(folder: Path) -> list[Row]:
     programs = interruptions.QUICK if FLAGS.quick else interruptions.PROGRAMS
     on = interruptions.Interruptions(folder, FLAGS.seed, programs)
     plan = interruptions.plan(FLAGS.kills, FLAGS.others, programs)
+    plan = [fault for fault in plan if not FLAGS.faults or fault.name in FLAGS.faults]
     rows = []
     for fault in progress.track(plan, "faults while running", len(plan)):
         began = time.monotonic()
