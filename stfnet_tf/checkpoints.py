@@ -107,8 +107,7 @@ class Checkpoints:
                 ) from None
             # A damaged one can fail anywhere in TensorFlow.
             except Exception as error:
-                reason = str(error).strip().splitlines()[0]
-                logging.warning("%s cannot be read (%s); passed over.", found[step], reason)
+                logging.warning("%s cannot be read (%s); passed over.", found[step], _said(error))
             else:
                 self._list([found[k] for k in sorted(found) if k <= step])
                 self.saved = True
@@ -189,6 +188,10 @@ def save_model(model: stfnet_model.StfNet, model_dir: str | Path) -> None:
     temporary.replace(Path(model_dir) / BEST)
 
 
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _digest(file: h5py.File) -> str:
     """A checksum of all arrays of a file, their names and types; HDF5 itself keeps none."""
     digest = hashlib.sha256()
@@ -220,7 +223,7 @@ def _load_weights(model: stfnet_model.StfNet, path: Path) -> None:
         raise errors.InputError(
             f"{path}: expected the weights of the model that {path.with_name(presets.CONFIG_FILE)} "
             f"describes, found others, of another version perhaps, or a damaged file "
-            f"({str(error).strip().splitlines()[0]}); train again in another folder."
+            f"({_said(error)}); train again in another folder."
         ) from None
 
 
