@@ -76,13 +76,15 @@ class Interruptions:
 
     def kill(self, program: str) -> judge.Verdict:
         """SIGKILL at a random moment, then the same command again."""
-        self._restore(program)
-        running = Running(self._commands[program], self._place)
-        time.sleep(self._moment(program))
-        running.signal(signal.SIGKILL)
-        end = running.end()
-        half = self._half(program)
-        return half or self._again(program, "" if end.code is None or end.code < 0 else "too late")
+        share = 1.0
+        while True:
+            self._restore(program)
+            running = Running(self._commands[program], self._place)
+            time.sleep(share * self._moment(program))
+            running.signal(signal.SIGKILL)
+            if running.end().code == -signal.SIGKILL:
+                return self._half(program) or self._again(program)
+            share *= 0.8  # it was done already
 
     def stop(self, program: str, number: signal.Signals) -> judge.Verdict:
         """SIGINT or SIGTERM at a random moment, then the same command again."""
@@ -230,7 +232,7 @@ class Interruptions:
                 return judge.Verdict(judge.HALF, f"{name}: {said}")
         return None
 
-    def _again(self, program: str, note: str = "") -> judge.Verdict:
+    def _again(self, program: str) -> judge.Verdict:
         end = forked(self._commands[program], self._place)
         found = self._results(program)
         if program == "export" and end.code == 2 and found == self._whole[program]:
@@ -242,7 +244,7 @@ class Interruptions:
         left = _leftovers(self._output(program))
         if left:
             return judge.Verdict(judge.HALF, f"left behind: {left}")
-        return judge.Verdict(judge.RECOVERED, note)
+        return judge.Verdict(judge.RECOVERED)
 
 
 def _difference(found: dict[str, str], expected: dict[str, str]) -> str:

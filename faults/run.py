@@ -222,13 +222,18 @@ def _document(stated: dict[str, Any]) -> str:
         "pixels and headers of rasters, and what a person writes, carry no checksum. Fused rasters "
         "then differ only where the pixels do, and as far around as the model looks.",
         "",
-        "## Damaged inputs",
-        "",
     ]
-    lines += _table(damaged, lambda row: row.group, "file")
+    if damaged:
+        lines += [
+            "## Damaged inputs",
+            "",
+            "All in a folder whose name has a space, an ampersand and a letter beyond ASCII.",
+            "",
+            *_table(damaged, lambda row: row.group, "file"),
+            "",
+        ]
     if interrupted:
         lines += [
-            "",
             "## Faults while running",
             "",
             "After each, the same command was run again without the fault; *recovered* means that "
@@ -236,9 +241,10 @@ def _document(stated: dict[str, Any]) -> str:
             "behind.",
             "",
             *_table(interrupted, lambda row: f"{row.group}: {row.case}", "fault: program"),
+            "",
         ]
     everything = [*damaged, *interrupted]
-    lines += ["", "## What never may be", "", "| | cases |", "| --- | ---: |"]
+    lines += ["## What never may be", "", "| | cases |", "| --- | ---: |"]
     for kind in judge.FORBIDDEN:
         found = [row for row in everything if row.kind == kind]
         lines.append(f"| {kind} | {len(found)} |")
