@@ -54,6 +54,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "others", 3, "How often each program meets each other fault while it runs.", lower_bound=0
     )
+    flags.DEFINE_string("like", "", "Only damage whose name holds this text.")
     flags.DEFINE_list("faults", [], "Of the faults while running only these, by name.")
     flags.DEFINE_list(
         "merge", [], "Run nothing; make one table of the .json files of runs that shared the work."
@@ -135,7 +136,7 @@ def _damaged(folder: Path) -> tuple[list[Row], list[str]]:
     chosen = [k for k in cases.generate(FLAGS.seed) if k.subject in FLAGS.only]
     if FLAGS.quick:
         chosen = [k for k in chosen if k.program.split()[0] in ("inspect", "prepare")]
-    chosen = chosen[:: FLAGS.every]
+    chosen = [k for k in chosen if FLAGS.like in str(k)][:: FLAGS.every]
     rows, differing = [], []
     for number, case in enumerate(progress.track(chosen, "damaged inputs", len(chosen))):
         verdict, end = suite.run(case)

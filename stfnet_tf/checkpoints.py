@@ -99,8 +99,10 @@ class Checkpoints:
         found = {int(k.stem.removeprefix("step-")): k for k in self._folder.glob(_INDICES)}
         for step in sorted(found, reverse=True):
             try:
+                # TensorFlow words it otherwise for some files.
+                found[step].open("rb").close()
                 self._restore(found[step].with_suffix(""))
-            except tf.errors.PermissionDeniedError:
+            except (tf.errors.PermissionDeniedError, PermissionError):
                 raise errors.InputError(
                     f"{found[step]}: expected a checkpoint that this user may read and replace, "
                     f"found: permission denied."
@@ -134,10 +136,11 @@ class Checkpoints:
             raise errors.InputError(f"{path}: expected a list of checkpoints, found a folder.")
         path.unlink(missing_ok=True)
         if indices:
-            names = [str(k.with_suffix("")) for k in indices]
-            tf.compat.v1.train.update_checkpoint_state(
-                str(path.parent), names[-1], all_model_checkpoint_paths=names
-            )
+            lines = [f'model_checkpoint_path: "{indices[-1].stem}"']
+            lines += [f'all_model_checkpoint_paths: "{k.stem}"' for k in indices]
+            scratch = path.with_name(f"{path.name}.tmp")
+            scratch.write_text("\n".join(lines) + "\n")
+            scratch.replace(path)
 
     def _restore(self, path: Path) -> None:
         # The older optimizer API makes its variables at the first step and is restored then.
