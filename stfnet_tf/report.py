@@ -42,7 +42,7 @@ COLUMNS = (
 FIGURES = ("comparison_*.png", "images_*.png", "apa_*.png", "calibration_*.png")
 # Sheets of images are photographs of megabytes; a document needs less. Width in pixels.
 SHEETS = "images_"
-SHEET_WIDTH = 1200
+SHEET_WIDTH = 1000
 
 
 def define_flags() -> None:
@@ -192,7 +192,7 @@ def _copied(figure: Path, folder: Path, base: Path) -> str:
     try:
         with Image.open(figure) as sheet:
             sheet.thumbnail((SHEET_WIDTH, sheet.height))
-            sheet.convert("RGB").save(copy, quality=80, optimize=True)
+            sheet.convert("RGB").save(copy, quality=70, optimize=True)
     except OSError as error:
         raise errors.InputError(f"{figure}: expected an image, found: {error}.") from None
     return copy.relative_to(base).as_posix()

@@ -61,7 +61,7 @@ def test_a_document_with_its_figures(results, tmp_path):
     copied = tmp_path / "docs" / "accuracy" / "boreal" / "apa_2001-07-11.png"
     assert copied.read_bytes() == b"a figure"
     with Image.open(copied.with_name("images_2001-07-11.jpg")) as sheet:
-        assert sheet.size == (1200, 540)
+        assert sheet.size == (1000, 450)
 
 
 def test_a_sheet_that_is_no_image_is_named(results, tmp_path):
