@@ -19,7 +19,7 @@ Inputs and outputs are raw digital numbers. Signatures, all with batch, height a
 import contextlib
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,13 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        # Not a number, so a server that polls the folder ignores it.
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     except OSError as error:
         raise errors.InputError(f"{folder}: expected a writable folder, found: {error}.") from None
+    # Not a number, so a server that polls the folder ignores it.
+    scratch = folder / f"{_SCRATCH}{uuid.uuid4().hex}"
+    # Held before it is there: another export sweeps away what nobody holds.
     with locks.hold(scratch), disk.naming_full(folder):
+        scratch.mkdir()
         return _write(fusion, scratch, folder, version, metrics)
 
 
