@@ -43,7 +43,7 @@ class Interruptions:
 
     def __init__(self, folder: Path, seed: int = 0, programs: Sequence[str] = PROGRAMS):
         self._rng = np.random.default_rng(seed)
-        self._work = folder / "work"
+        self._work = folder / "run"
         self._snapshot = folder / "snapshot"
         self._place = folder / "said"
         self._rival = folder / "rival"
