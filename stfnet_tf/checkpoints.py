@@ -150,12 +150,21 @@ class Checkpoints:
         self._checkpoint.restore(str(path)).assert_existing_objects_matched()
 
     def save(self) -> None:
-        """Saves the whole state; the two newest checkpoints are kept."""
+        """Saves the whole state; the two newest checkpoints are kept.
+
+        Raises:
+            InputError: There is a folder where a file is to be written.
+        """
         with strategies.own_folder(self._strategy, self._folder / LAST) as folder, quiet():
             manager = tf.train.CheckpointManager(
                 self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
             )
-            manager.save(checkpoint_number=int(self.state.step.numpy()))
+            try:
+                manager.save(checkpoint_number=int(self.state.step.numpy()))
+            except tf.errors.FailedPreconditionError as error:
+                raise errors.InputError(
+                    f"{folder}: expected to write a checkpoint, found: {error.message}."
+                ) from None
         self.saved = True
 
     def save_best(self) -> None:

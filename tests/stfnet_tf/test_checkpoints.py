@@ -120,6 +120,18 @@ def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(run, tmp_path, dama
     assert tf.train.latest_checkpoint(str(last)).endswith("step-6")
 
 
+@pytest.mark.parametrize("name", ["step-4.index", "step-4.data-00000-of-00001"])
+def test_a_folder_in_a_checkpoints_place_is_named(run, tmp_path, name):
+    path = tmp_path / checkpoints.LAST / name
+    path.unlink()
+    path.mkdir()
+    assert run.restore()
+    assert int(run.state.step.numpy()) == 2
+    run.state.step.assign(4)
+    with pytest.raises(errors.InputError, match=r"last: expected to write .* Is a directory"):
+        run.save()
+
+
 def test_nothing_to_go_on_from_is_not_a_new_start(run, tmp_path):
     for file in (tmp_path / checkpoints.LAST).glob("step-*.index"):
         file.write_bytes(b"noise")
