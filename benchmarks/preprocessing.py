@@ -16,7 +16,8 @@ SHARD_BYTES = 32 * 2**20
 def run(options: Options) -> Report:
     """Three dates, coarse images on a grid of their own: warped, masked, cut, written."""
     report = Report()
-    size = 768 if options.quick else 3072
+    # About as many pixels as CIA has; of few pixels, what a worker takes to start is a large part.
+    size = 768 if options.quick else 4096
     described = workload.make(options.folder / f"native{size}", size, native=True)
     target = options.folder / "prepared"
 

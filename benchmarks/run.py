@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from data_prep import entry, errors, executors
+from data_prep import entry, executors
 
 if TYPE_CHECKING:
     from benchmarks.table import Options, Report
@@ -53,11 +53,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the chosen benchmarks, each in a process of its own."""
     del argv
-    unknown = sorted(set(FLAGS.only) - set(BENCHMARKS))
-    if unknown:
-        raise errors.InputError(
-            f"--only: expected some of {', '.join(BENCHMARKS)}; found '{unknown[0]}'."
-        )
+    entry.check_names("only", FLAGS.only, BENCHMARKS)
     from benchmarks import table
 
     document = Path(FLAGS.quote) if FLAGS.quote else None

@@ -86,6 +86,19 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         sys.exit(_say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED))
 
 
+def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses names that a flag does not know.
+
+    Raises:
+        InputError: There is one.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise errors.InputError(
+            f"--{flag}: expected some of {', '.join(known)}; found '{unknown[0]}'."
+        )
+
+
 def _say(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)
     return code

@@ -81,7 +81,10 @@ def prepare(
     with executors.make(executor, workers, scheduler) as pool:
         if shifts is None:
             images = registration.registered(images, pool)
-        return _write(images, formed, Path(output_dir), pool, workers, shard_bytes)
+        folder = Path(output_dir)
+        _make(folder)
+        with locks.hold(folder / records.INFO_FILE):
+            return _write(images, formed, folder, pool, workers, shard_bytes)
 
 
 def _triplets(images: Catalog) -> dict[str, list[Triplet]]:
@@ -125,19 +128,6 @@ def _write(
     shard_bytes: int,
 ) -> records.DatasetInfo:
     """Writes the shards that are missing, then `dataset_info.json`, as the only one."""
-    _make(folder)
-    with locks.hold(folder / records.INFO_FILE):
-        return _write_alone(images, formed, folder, pool, workers, shard_bytes)
-
-
-def _write_alone(
-    images: Catalog,
-    formed: Mapping[str, Sequence[Triplet]],
-    folder: Path,
-    pool: Executor,
-    workers: int,
-    shard_bytes: int,
-) -> records.DatasetInfo:
     dataset = images.dataset
     run = fingerprint(images, formed, shard_bytes)
     jobs = shards.plan(

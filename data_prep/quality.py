@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from data_prep.dataset import Rule
 
@@ -40,6 +39,9 @@ def grown(bad: np.ndarray, pixels: int) -> np.ndarray:
     """Rejected areas grown by `pixels` in all eight directions, (H, W) bool."""
     if pixels == 0 or not bad.any():
         return bad
+    # Here, because it takes as long to load as all else that a worker needs.
+    from scipy import ndimage
+
     return ndimage.maximum_filter(bad, size=2 * pixels + 1, mode="constant", cval=False)
 
 

@@ -260,65 +260,64 @@ def replaced(pattern: str, replacement: str) -> Damage:
     return apply
 
 
+def replacing(*rows: tuple[str, str, str]) -> dict[str, Damage]:
+    """Damage by name, from names, patterns, and what replaces what each finds first."""
+    return {name: replaced(pattern, replacement) for name, pattern, replacement in rows}
+
+
 TEXT: dict[str, Damage] = {
     **{f"line removed, {k}": line_removed for k in range(6)},
     **{f"line doubled, {k}": line_doubled for k in range(4)},
     **{f"letter changed, {k}": letter_changed for k in range(8)},
 }
-TOML: dict[str, Damage] = {
-    name: replaced(pattern, replacement)
-    for name, pattern, replacement in (
-        ("scale of nan", r"scale = .*", "scale = nan"),
-        ("scale of inf", r"scale = .*", "scale = inf"),
-        ("negative scale", r"scale = .*", "scale = -0.0001"),
-        ("scale as text", r"scale = .*", 'scale = "0.0001"'),
-        ("range of nan", r"valid_range = .*", "valid_range = [nan, 1]"),
-        ("range the wrong way round", r"valid_range = .*", "valid_range = [10000, 0]"),
-        ("range of three", r"valid_range = .*", "valid_range = [0, 1, 2]"),
-        ("no bands", r"bands = .*", "bands = []"),
-        ("a band twice", r"bands = .*", 'bands = ["green", "green"]'),
-        ("bands as a number", r"bands = .*", "bands = 2"),
-        ("three bands", r"bands = .*", 'bands = ["green", "nir", "red"]'),
-        ("a date that is none", r'"2001-10-17"', '"2001-13-17"'),
-        ("a date before Christ", r'"2001-10-17"', '"-0044-03-15"'),
-        ("dates as numbers", r"train = .*", "train = [20011008, 20011017]"),
-        ("a date with a time", r'"2001-10-17"', "2001-10-17T12:00:00Z"),
-        ("a date in two splits", r'test = \["2001-11-09"\]', 'test = ["2001-10-17"]'),
-        ("tiles of 0", r"size = 32", "size = 0"),
-        ("tiles of a billion", r"size = 32", "size = 1000000000"),
-        ("tiles as text", r"size = 32", 'size = "32"'),
-        ("an unknown key", r"size = 32", "size = 32\nsiez = 32"),
-        ("an unknown table", r"\[tiles\]", "[tilse]"),
-        ("a table for a value", r'name = ".*"', "name = {a = 1}"),
-        ("a pattern without a date", r'files = ".*"', 'files = "*.tif"'),
-        ("a pattern that leads out", r'files = ".*"', 'files = "../../../../etc/{year}/*"'),
-        ("a pattern of brackets", r'files = ".*"', 'files = "F_{year}{{month}[(.tif"'),
-        ("an absolute pattern", r'files = ".*"', 'files = "/F_{year}-{month}-{day}.tif"'),
-        ("an empty pattern", r'files = ".*"', 'files = ""'),
-        ("a root that is not there", r"bands = ", 'root = "nowhere"\nbands = '),
-        ("a root of an unset variable", r"bands = ", 'root = "${NO_SUCH_VARIABLE}"\nbands = '),
-        ("a number of a thousand digits", r"size = 32", "size = " + "9" * 5000),
-    )
-}
-FLAGS: dict[str, Damage] = {
-    name: replaced(pattern, replacement)
-    for name, pattern, replacement in (
-        ("an unknown flag", r"--steps=4", "--setps=4"),
-        ("steps of nan", r"--steps=4", "--steps=nan"),
-        ("negative steps", r"--steps=4", "--steps=-4"),
-        ("a patch of 0", r"--patch_size=16", "--patch_size=0"),
-        ("a patch larger than a tile", r"--patch_size=16", "--patch_size=64"),
-        ("a batch for no machine", r"--batch_size=2", "--batch_size=1000000000"),
-        ("a schedule that is none", r"--schedule=constant", "--schedule=zigzag"),
-        ("an even kernel", r"--kernel_sizes=3,3", "--kernel_sizes=2,3"),
-        ("too few kernels", r"--kernel_sizes=3,3", "--kernel_sizes=3"),
-        ("kernels as text", r"--kernel_sizes=3,3", "--kernel_sizes=a,b"),
-        ("a folder that is not there", r"--records_dir=.*", "--records_dir=/nowhere"),
-        ("the flag file itself", r"--steps=4", "--flagfile=/nowhere.flags"),
-        ("an optimizer that is none", r"--steps=4", "--steps=4\n--optimizer=os.system"),
-        ("code for an argument", r"--steps=4",
-         '--steps=4\n--optimizer_args=epsilon=__import__("os").getpid()'),
-        ("a monitor that is none", r"--steps=4", "--steps=4\n--monitor=mood"),
-        ("a learning rate of nan", r"--steps=4", "--steps=4\n--learning_rate=nan"),
-    )
-}  # fmt: skip
+TOML: dict[str, Damage] = replacing(
+    ("scale of nan", r"scale = .*", "scale = nan"),
+    ("scale of inf", r"scale = .*", "scale = inf"),
+    ("negative scale", r"scale = .*", "scale = -0.0001"),
+    ("scale as text", r"scale = .*", 'scale = "0.0001"'),
+    ("range of nan", r"valid_range = .*", "valid_range = [nan, 1]"),
+    ("range the wrong way round", r"valid_range = .*", "valid_range = [10000, 0]"),
+    ("range of three", r"valid_range = .*", "valid_range = [0, 1, 2]"),
+    ("no bands", r"bands = .*", "bands = []"),
+    ("a band twice", r"bands = .*", 'bands = ["green", "green"]'),
+    ("bands as a number", r"bands = .*", "bands = 2"),
+    ("three bands", r"bands = .*", 'bands = ["green", "nir", "red"]'),
+    ("a date that is none", r'"2001-10-17"', '"2001-13-17"'),
+    ("a date before Christ", r'"2001-10-17"', '"-0044-03-15"'),
+    ("dates as numbers", r"train = .*", "train = [20011008, 20011017]"),
+    ("a date with a time", r'"2001-10-17"', "2001-10-17T12:00:00Z"),
+    ("a date in two splits", r'test = \["2001-11-09"\]', 'test = ["2001-10-17"]'),
+    ("tiles of 0", r"size = 32", "size = 0"),
+    ("tiles of a billion", r"size = 32", "size = 1000000000"),
+    ("tiles as text", r"size = 32", 'size = "32"'),
+    ("an unknown key", r"size = 32", "size = 32\nsiez = 32"),
+    ("an unknown table", r"\[tiles\]", "[tilse]"),
+    ("a table for a value", r'name = ".*"', "name = {a = 1}"),
+    ("a pattern without a date", r'files = ".*"', 'files = "*.tif"'),
+    ("a pattern that leads out", r'files = ".*"', 'files = "../../../../etc/{year}/*"'),
+    ("a pattern of brackets", r'files = ".*"', 'files = "F_{year}{{month}[(.tif"'),
+    ("an absolute pattern", r'files = ".*"', 'files = "/F_{year}-{month}-{day}.tif"'),
+    ("an empty pattern", r'files = ".*"', 'files = ""'),
+    ("a root that is not there", r"bands = ", 'root = "nowhere"\nbands = '),
+    ("a root of an unset variable", r"bands = ", 'root = "${NO_SUCH_VARIABLE}"\nbands = '),
+    ("a number of a thousand digits", r"size = 32", "size = " + "9" * 5000),
+)
+FLAGS: dict[str, Damage] = replacing(
+    ("an unknown flag", r"--steps=4", "--setps=4"),
+    ("steps of nan", r"--steps=4", "--steps=nan"),
+    ("negative steps", r"--steps=4", "--steps=-4"),
+    ("a patch of 0", r"--patch_size=16", "--patch_size=0"),
+    ("a patch larger than a tile", r"--patch_size=16", "--patch_size=64"),
+    ("a batch for no machine", r"--batch_size=2", "--batch_size=1000000000"),
+    ("a schedule that is none", r"--schedule=constant", "--schedule=zigzag"),
+    ("an even kernel", r"--kernel_sizes=3,3", "--kernel_sizes=2,3"),
+    ("too few kernels", r"--kernel_sizes=3,3", "--kernel_sizes=3"),
+    ("kernels as text", r"--kernel_sizes=3,3", "--kernel_sizes=a,b"),
+    ("a folder that is not there", r"--records_dir=.*", "--records_dir=/nowhere"),
+    ("the flag file itself", r"--steps=4", "--flagfile=/nowhere.flags"),
+    ("an optimizer that is none", r"--steps=4", "--steps=4\n--optimizer=os.system"),
+    ("code for an argument", r"--steps=4",
+     '--steps=4\n--optimizer_args=epsilon=__import__("os").getpid()'),
+    ("a monitor that is none", r"--steps=4", "--steps=4\n--monitor=mood"),
+    ("a learning rate of nan", r"--steps=4", "--steps=4\n--learning_rate=nan"),
+)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import rasters
-from faults.damage import Damage, Generator, replaced
+from faults.damage import Damage, Generator, replacing
 
 # A TIFF's tags for width, height, bits a sample and samples a pixel.
 _WIDTH, _HEIGHT, _SAMPLES = 256, 257, 277
@@ -127,25 +127,22 @@ TIFF: dict[str, Damage] = {
     "a width of 0": _tag(_WIDTH, 0),
     "60000 samples a pixel": _tag(_SAMPLES, 60000),
 }
-HEADER: dict[str, Damage] = {
-    name: replaced(pattern, replacement)
-    for name, pattern, replacement in (
-        ("bytes in the other order", r"byte order\s*=.*", "byte order = 1"),
-        ("2³¹ − 1 samples", r"samples\s*=.*", "samples = 2147483647"),
-        ("2³¹ − 1 lines", r"lines\s*=.*", "lines = 2147483647"),
-        ("a million lines", r"lines\s*=.*", "lines = 1000000"),
-        ("minus one line", r"lines\s*=.*", "lines = -1"),
-        ("half as many lines", r"lines\s*=.*", "lines = 24"),
-        ("60000 bands", r"bands\s*=.*", "bands = 60000"),
-        ("three bands", r"bands\s*=.*", "bands = 3"),
-        ("pixels of uint16", r"data type\s*=.*", "data type = 12"),
-        ("pixels of float32", r"data type\s*=.*", "data type = 4"),
-        ("pixels of type 99", r"data type\s*=.*", "data type = 99"),
-        ("an offset of a million", r"header offset\s*=.*", "header offset = 1000000"),
-        ("an interleave that is none", r"interleave\s*=.*", "interleave = xyz"),
-        ("no map", r"map info\s*=.*", ""),
-    )
-}
+HEADER: dict[str, Damage] = replacing(
+    ("bytes in the other order", r"byte order\s*=.*", "byte order = 1"),
+    ("2³¹ − 1 samples", r"samples\s*=.*", "samples = 2147483647"),
+    ("2³¹ − 1 lines", r"lines\s*=.*", "lines = 2147483647"),
+    ("a million lines", r"lines\s*=.*", "lines = 1000000"),
+    ("minus one line", r"lines\s*=.*", "lines = -1"),
+    ("half as many lines", r"lines\s*=.*", "lines = 24"),
+    ("60000 bands", r"bands\s*=.*", "bands = 60000"),
+    ("three bands", r"bands\s*=.*", "bands = 3"),
+    ("pixels of uint16", r"data type\s*=.*", "data type = 12"),
+    ("pixels of float32", r"data type\s*=.*", "data type = 4"),
+    ("pixels of type 99", r"data type\s*=.*", "data type = 99"),
+    ("an offset of a million", r"header offset\s*=.*", "header offset = 1000000"),
+    ("an interleave that is none", r"interleave\s*=.*", "interleave = xyz"),
+    ("no map", r"map info\s*=.*", ""),
+)
 
 
 def byte_swapped(path: Path, _: Generator) -> None:

@@ -66,11 +66,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> int:
     """Runs what the flags ask for and writes the table."""
     del argv
-    unknown = sorted(set(FLAGS.only) - set(SUBJECTS))
-    if unknown:
-        raise errors.InputError(
-            f"--only: expected some of {', '.join(SUBJECTS)}; found '{unknown[0]}'."
-        )
+    entry.check_names("only", FLAGS.only, SUBJECTS)
     from faults import judge, processes
 
     began = time.monotonic()

@@ -143,6 +143,7 @@ def _reversed(known):
 
 
 @given(SEEDS, SIZES, SIZES, st.sampled_from(sorted(UNTRAINED)))
+@example(1047, 6, 17, "logit, discrepancy")  # has a pixel of reflectance −0.006
 def test_where_nothing_changed_the_prediction_is_f1(seed, height, width, name):
     """t1 = t2 = t3: the predictors that training starts from return F1 itself."""
     batch = images(seed, height, width)
@@ -154,7 +155,10 @@ def test_where_nothing_changed_the_prediction_is_f1(seed, height, width, name):
     found = result(fused_by(name, untrained=True).fuse_masked, batch)
     known = found["sides"][..., 0] > 0
     assert np.all(known == (batch["valid_f1"] & batch["valid_c1"])) or name == "plus"
-    np.testing.assert_allclose(found["f2"][known], batch["f1"][known], rtol=0, atol=2e-6)
+    expected = batch["f1"][known]
+    if name.startswith("logit"):  # which keeps every prediction inside 0–1, whatever F1 is
+        expected = np.clip(expected, change.FLOOR / 10, 1 - change.FLOOR / 10)
+    np.testing.assert_allclose(found["f2"][known], expected, rtol=0, atol=2e-6)
 
 
 @given(SEEDS, st.floats(0.02, 0.7), st.floats(0.02, 0.7), SIZES, SIZES,
