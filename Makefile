@@ -1,7 +1,7 @@
 # make demo   the main job on a simulated landscape, from rasters to a served model
 # make test   the checks and the tests
 # make properties   looks for counterexamples to what must hold for every image, for some minutes
-# make faults   breaks inputs and programs in a thousand ways and looks at how they end, for an hour
+# make faults   breaks inputs and programs in fourteen hundred ways and looks at how they end, for most of an hour
 # make audit   looks the versions of all packages up among known vulnerabilities
 # make bench  how fast it is, against what else one might take; make bench ONLY=training_step
 # Each does its whole set-up first, once.

@@ -1,10 +1,12 @@
 """Fusing scenes of ever larger size, against the bare network and against STARFM and ESTARFM.
 
-Each size has a process of its own, so that its peak memory can be told.
+Each size has two processes of its own: in the second it is fused once and nothing else happens, so
+that its peak memory can be told.
 """
 
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ def run(options: Options) -> Report:
     sizes = [k for k in (QUICK_SIZES if options.quick else SIZES) if k <= options.largest]
     seconds, peaks = {}, {}
     for size in sizes:
-        seconds[size], peaks[size] = executors.alone(_of_size, size, options)
+        seconds[size] = executors.alone(_of_size, size, options)
+        peaks[size] = executors.alone(_peak, size, options)
         _add_size(report, size, seconds[size], peaks[size])
     if len(sizes) > 1:
         per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
@@ -78,25 +81,47 @@ def _add_size(report: Report, size: int, seconds: measure.Seconds, peak: float) 
     )
 
 
-def _of_size(size: int, options: Options) -> tuple[measure.Seconds, float]:
-    """Seconds of fusing, of the bare network and of a matrix product of as many operations."""
-    from data_prep import tiles
+def _fusing(size: int, options: Options) -> tuple[Any, Callable[[], object]]:
+    """A `paper` network, and a function that fuses a scene with it."""
     from stfnet_tf import fusion, model, scene
 
-    folder = options.folder / f"untold{size}"
-    images = workload.open_scene(workload.make(folder, size, truth=False))
-    config = presets.build("paper", bands=workload.BANDS, ratio=float(workload.RATIO))
-    network_ = model.StfNet(config)
+    images = workload.open_scene(workload.make(_scene(size, options), size, truth=False))
+    network_ = model.StfNet(
+        presets.build("paper", bands=workload.BANDS, ratio=float(workload.RATIO))
+    )
     predictor = scene.Predictor.of("made", fusion.Fusion(network_, workload.info(images)))
     output = options.folder / "fused"
     output.mkdir(exist_ok=True)
+    return network_, lambda: scene.fuse(predictor, images, workload.TRIPLET, output)
+
+
+def _scene(size: int, options: Options) -> Path:
+    return options.folder / f"untold{size}"
+
+
+def _peak(size: int, options: Options) -> float:
+    """Bytes of memory that fusing takes at most; the scene goes afterwards."""
+    _, fuse = _fusing(size, options)
+    fuse()
+    if size != SIZES[0]:
+        shutil.rmtree(_scene(size, options))
+    shutil.rmtree(options.folder / "fused")
+    return executors.peak_mib() * 2**20
+
+
+def _of_size(size: int, options: Options) -> measure.Seconds:
+    """Seconds of fusing, of the bare network and of a matrix product of as many operations."""
+    from data_prep import tiles
+    from stfnet_tf import scene
+
+    network_, fuse = _fusing(size, options)
     windows = tiles.windows(size, size, scene.WINDOW)
     bare, share = _bare(network_, [w.shape for w in windows])
     product, flops = network.matrix_product()
     seconds = measure.alternate(
         {
             "bare": bare,
-            "fuse": lambda: scene.fuse(predictor, images, workload.TRIPLET, output),
+            "fuse": fuse,
             "limit": product,
         },
         options.rounds,
@@ -104,13 +129,9 @@ def _of_size(size: int, options: Options) -> tuple[measure.Seconds, float]:
         warm_up=int(size <= WARMED_UP),
     )
     seconds["bare"] = [taken / share for taken in seconds["bare"]]
-    same = network.forward_flops(config, size**2) / flops
+    same = network.forward_flops(network_.config, size**2) / flops
     seconds["limit"] = [taken * same for taken in seconds["limit"]]
-    peak = executors.peak_mib() * 2**20
-    if size != SIZES[0]:
-        shutil.rmtree(folder)
-    shutil.rmtree(output)
-    return seconds, peak
+    return seconds
 
 
 def _bare(network_: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Callable[[], object], float]:

@@ -2,7 +2,7 @@ r"""Damages what the programs read, disturbs them while they run, and writes how
 
     python -m faults.run --output=docs/faults.md
 
-runs all cases on one core, in about an hour, and writes the table and, beside it, a JSON file
+runs all cases on one core, in less than an hour, and writes the table and, beside it, a JSON file
 with every case. --only=rasters,shards runs some kinds of files, --every=20 each twentieth case,
 --kills=10 fewer kills. The exit code is 1 where anything ended in a way that is forbidden. Faults
 that need a small disk need the right to mount one.

@@ -160,12 +160,11 @@ def combine(
     stands, other = (tf.cast(k, forward.dtype) for k in (valid_forward, valid_backward))
     both = stands * other
     weight = both * weight + (stands - both)
-    f2 = tf.where(weight > 0, weight * forward, 0.0)
     rest = other - other * weight
-    f2 += tf.where(rest > 0, rest * backward, 0.0)
-
     # What is not valid may be no number, and would spread.
-    disagreement = tf.where(both > 0, forward - backward, 0.0)
+    f2 = tf.math.multiply_no_nan(forward, weight) + tf.math.multiply_no_nan(backward, rest)
+
+    disagreement = tf.math.multiply_no_nan(forward - backward, both)
     variance, support = psf.normalised_blur(disagreement**2, both, sigma)
     share = both * weight * rest + (1.0 - both)
     quality = tf.sqrt(2.0 / 3.14159265 * share * variance)

@@ -51,7 +51,7 @@ class CoarseChange(keras.layers.Layer):
         valid = valid_earlier * valid_later
         difference = self.operator.between(earlier, later)
         if not self.sigma:
-            return tf.where(valid > 0, difference, 0.0), valid
+            return tf.math.multiply_no_nan(difference, valid), valid
         difference, support = psf.normalised_blur(difference, valid, self.sigma)
         return difference, tf.cast(support > SUPPORT, tf.float32)
 

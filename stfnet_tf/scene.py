@@ -29,8 +29,9 @@ READ_AHEAD = 2
 # Height and width of what is fused at a time, in pixels: as large as 2 GiB of memory allow, because
 # a larger window has a smaller share of halo.
 WINDOW = 640
-# Height and width of what mean changes are summed over at a time.
-_SUMMED = 512
+# Height and width of what mean changes are summed over at a time: small, because the first of them
+# is read while nothing else can be done.
+_SUMMED = 256
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 FINGERPRINT_TAG = "STFNET_FINGERPRINT"
