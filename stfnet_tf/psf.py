@@ -70,15 +70,15 @@ def _blur_by_matrices(image: tf.Tensor, sigma: float) -> tf.Tensor:
 def _traced_once(sigma: float, dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
     """A graph of its own, built once for all sizes: a model has dozens of blurs."""
 
-    @tf.custom_gradient
-    def both(image):
-        # A symmetric kernel with zeros outside is its own adjoint.
-        return once(image), lambda upstream: _blur_by_matrices(upstream, sigma)
-
     def once(image):
         for _ in range(2):
             image = tf.transpose(_blur_columns(image, sigma), (0, 2, 1, 3))
         return image
+
+    @tf.custom_gradient
+    def both(image):
+        # A symmetric kernel with zeros outside is its own adjoint.
+        return once(image), once
 
     return tf.function(both, [tf.TensorSpec([None] * 4, dtype)], autograph=False)
 
