@@ -34,6 +34,9 @@ def run(options: Options) -> Report:
     for size in sizes:
         seconds[size] = executors.alone(_of_size, size, options)
         peaks[size] = executors.alone(_peak, size, options)
+        shutil.rmtree(options.folder / "fused")
+        if size != SIZES[0]:  # which the other methods are measured on
+            shutil.rmtree(_scene(size, options))
         _add_size(report, size, seconds[size], peaks[size])
     if len(sizes) > 1:
         per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
@@ -100,12 +103,9 @@ def _scene(size: int, options: Options) -> Path:
 
 
 def _peak(size: int, options: Options) -> float:
-    """Bytes of memory that fusing takes at most; the scene goes afterwards."""
+    """Bytes of memory that fusing takes at most."""
     _, fuse = _fusing(size, options)
     fuse()
-    if size != SIZES[0]:
-        shutil.rmtree(_scene(size, options))
-    shutil.rmtree(options.folder / "fused")
     return executors.peak_mib() * 2**20
 
 
@@ -171,7 +171,7 @@ def _others(size: int, options: Options) -> measure.Seconds:
     from stfnet_tf import model
     from stfnet_tf.baselines import base
 
-    images = workload.open_scene(workload.make(options.folder / "untold1000", 1000, truth=False))
+    images = workload.open_scene(workload.make(_scene(SIZES[0], options), SIZES[0], truth=False))
     window = rasters.Window(0, 0, size, size)
     known: dict[str, np.ndarray] = {}
     for name in ("f1", "f3", "c1", "c2", "c3"):

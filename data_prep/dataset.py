@@ -334,9 +334,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise errors.InputError(f"{path}: expected a TOML file, found no such file.") from None
     except OSError as error:
-        raise errors.InputError(f"{path}: expected a TOML file, found: {error}.") from None
+        raise errors.InputError(
+            f"{path}: expected a TOML file, found: {errors.reason(error)}."
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise errors.InputError(f"{path}: expected TOML, found: {error}.") from None
+        raise errors.InputError(f"{path}: expected TOML, found: {errors.reason(error)}.") from None
 
 
 def load(path: str | Path, data_dir: str | Path | None = None) -> Dataset:

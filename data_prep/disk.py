@@ -41,5 +41,5 @@ def _unwritable(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_PROBE))
     except OSError as error:
-        return error.strerror or str(error)
+        return errors.reason(error)
     return ""

@@ -8,4 +8,12 @@ class InputError(Exception):
     """
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, as the end of a sentence that names the file already: one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 EXIT_BAD_INPUT = 2

@@ -101,7 +101,8 @@ def _new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
         raise errors.InputError(
-            f"--output_dir: expected a writable folder, found: {error}."
+            f"--output_dir: expected a writable folder, found {path.parent}: "
+            f"{errors.reason(error)}."
         ) from None
     try:
         made = scratch / path.name
@@ -111,7 +112,7 @@ def _new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
             path.replace(scratch / "former")
         made.replace(path)
     except OSError as error:
-        raise errors.InputError(f"{path}: could not be written: {error}.") from None
+        raise errors.InputError(f"{path}: could not be written: {errors.reason(error)}.") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

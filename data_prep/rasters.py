@@ -308,10 +308,6 @@ def close_all() -> None:
     _open_files.handles.clear()
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"
-
-
 def _open(files: Files) -> gdal.Dataset:
     if isinstance(files, tuple):
         return _open_mosaic(files)
@@ -327,7 +323,7 @@ def _open(files: Files) -> gdal.Dataset:
     except RuntimeError as error:
         raise errors.InputError(
             f"{files}: expected a raster that GDAL {gdal.__version__} reads, found: "
-            f"{_reason(error)}."
+            f"{errors.reason(error)}."
         ) from None
 
 
@@ -371,7 +367,7 @@ def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
         return gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(resolution="highest"))
     except RuntimeError as error:
         raise errors.InputError(
-            f"{', '.join(files)}: expected neighbouring tiles, found: {_reason(error)}."
+            f"{', '.join(files)}: expected neighbouring tiles, found: {errors.reason(error)}."
         ) from None
 
 
@@ -382,7 +378,7 @@ def _naming(files: Files) -> Iterator[None]:
         yield
     except (RuntimeError, errors.InputError) as error:
         raise errors.InputError(
-            f"{_name(files)}: expected a header that makes sense, found: {_reason(error)}."
+            f"{_name(files)}: expected a header that makes sense, found: {errors.reason(error)}."
         ) from None
 
 
@@ -576,7 +572,7 @@ def read(
     except RuntimeError as error:
         raise errors.InputError(
             f"{_name(files)}: expected {handle.RasterYSize} whole rows, found a damaged or "
-            f"truncated file: {_reason(error)}."
+            f"truncated file: {errors.reason(error)}."
         ) from None
     return pixels.reshape(height, width, len(wanted))
 
@@ -599,7 +595,7 @@ def _transformation(source: Grid, target: Grid) -> osr.CoordinateTransformation 
     except RuntimeError as error:
         raise errors.InputError(
             f"crs: expected systems that map onto each other, found {crs_name(target.crs)} and "
-            f"{crs_name(source.crs)} ({_reason(error)})."
+            f"{crs_name(source.crs)} ({errors.reason(error)})."
         ) from None
 
 
@@ -781,13 +777,15 @@ def _replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=_scratch_prefix(path), dir=path.parent))
     except OSError as error:
-        raise errors.InputError(f"{path}: expected a writable folder, found: {error}.") from None
+        raise errors.InputError(
+            f"{path}: expected a writable folder, found: {errors.reason(error)}."
+        ) from None
     try:
         yield folder / path.name
         for made in sorted(folder.iterdir(), key=lambda k: k.name == path.name):
             made.replace(path.parent / made.name)
     except (RuntimeError, OSError) as error:
-        raise errors.InputError(f"{path}: could not be written: {_reason(error)}.") from None
+        raise errors.InputError(f"{path}: could not be written: {errors.reason(error)}.") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

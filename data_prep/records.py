@@ -165,7 +165,9 @@ class DatasetInfo:
                 f"finished shards, found no such file."
             ) from None
         except (OSError, ValueError) as error:
-            raise errors.InputError(f"{path}: expected JSON, found: {error}.") from None
+            raise errors.InputError(
+                f"{path}: expected JSON, found: {errors.reason(error)}."
+            ) from None
         if raw.get("schema") != SCHEMA:
             raise errors.InputError(
                 f"{path}: expected record schema {SCHEMA}, found {raw.get('schema')}."
@@ -173,7 +175,9 @@ class DatasetInfo:
         try:
             return cls._from_json(raw)
         except (KeyError, TypeError, AttributeError) as error:
-            raise errors.InputError(f"{path}: damaged dataset description: {error}.") from None
+            raise errors.InputError(
+                f"{path}: damaged dataset description: {errors.reason(error)}."
+            ) from None
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> "DatasetInfo":

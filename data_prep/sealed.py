@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep import errors
+
 SEAL = "sha256"
 
 
@@ -61,12 +63,15 @@ def check_files(folder: Path, path: Path) -> None:
     """Compares the files that `seal_files` has seen with what they are now.
 
     Raises:
-        OSError: One cannot be read, or is not there.
-        ValueError: One has changed; the message names it.
+        ValueError: One has changed, cannot be read or is not there; the message names it.
     """
-    for name, expected in read(path)["files"].items():
-        if checksum(folder / name) != expected:
-            raise ValueError(f"{name} with another content than was written")
+    name = path.name
+    try:
+        for name, expected in read(path)["files"].items():
+            if checksum(folder / name) != expected:
+                raise ValueError(f"{name} with another content than was written")
+    except OSError as error:
+        raise ValueError(f"{name}: {errors.reason(error)}") from None
 
 
 def checksum(path: Path) -> str:

@@ -110,12 +110,14 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _merged(paths: Sequence[Path]) -> dict[str, Any]:
     """What several runs wrote, as one."""
-    try:
-        parts = [json.loads(path.read_text()) for path in paths]
-    except (OSError, ValueError) as error:
-        raise errors.InputError(
-            f"--merge: expected what earlier runs wrote, found: {error}."
-        ) from None
+    parts = []
+    for path in paths:
+        try:
+            parts.append(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise errors.InputError(
+                f"--merge: expected what earlier runs wrote, found {path}: {errors.reason(error)}."
+            ) from None
     lists = {
         k: [row for part in parts for row in part[k]]
         for k in ("damaged", "interrupted", "differing", "flags")

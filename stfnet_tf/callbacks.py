@@ -288,8 +288,9 @@ class History:
                 return [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
         except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise errors.InputError(
-                f"{self._kept}: expected the epochs of the run, found damage: {error}; without the "
-                f"file the run goes on, and begins another table."
+                f"{self._kept}: expected the epochs of the run, found damage: "
+                f"{errors.reason(error)}; without the file the run goes on, and begins another "
+                f"table."
             ) from None
 
     def add(self, row: Mapping[str, float]) -> None:

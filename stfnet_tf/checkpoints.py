@@ -92,8 +92,16 @@ class Checkpoints:
         """Goes back to the last checkpoint that can be read; False if there is none at all.
 
         Raises:
-            InputError: There are only damaged ones, or best weights without a state to go on from.
+            InputError: There are only damaged ones, best weights without a state to go on from, or
+                a folder in a file's place.
         """
+        # What has a file's name and is none could not be replaced when that step is saved again.
+        for place in self._folder.glob(f"{LAST}/step-*.*"):
+            if place.is_dir():
+                raise errors.InputError(
+                    f"{place}: expected a file of a checkpoint, found a folder; put the file back, "
+                    f"or move the folder elsewhere."
+                )
         # Not by TensorFlow's list of them, which may be damaged or older than they are: a
         # checkpoint's index is written when all else of it is there.
         found = {int(k.stem.removeprefix("step-")): k for k in self._folder.glob(_INDICES)}
@@ -109,7 +117,9 @@ class Checkpoints:
                 ) from None
             # A damaged one can fail anywhere in TensorFlow.
             except Exception as error:
-                logging.warning("%s cannot be read (%s); passed over.", found[step], _said(error))
+                logging.warning(
+                    "%s cannot be read (%s); passed over.", found[step], errors.reason(error)
+                )
             else:
                 self._list([found[k] for k in sorted(found) if k <= step])
                 self.saved = True
@@ -150,21 +160,12 @@ class Checkpoints:
         self._checkpoint.restore(str(path)).assert_existing_objects_matched()
 
     def save(self) -> None:
-        """Saves the whole state; the two newest checkpoints are kept.
-
-        Raises:
-            InputError: There is a folder where a file is to be written.
-        """
+        """Saves the whole state; the two newest checkpoints are kept."""
         with strategies.own_folder(self._strategy, self._folder / LAST) as folder, quiet():
             manager = tf.train.CheckpointManager(
                 self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
             )
-            try:
-                manager.save(checkpoint_number=int(self.state.step.numpy()))
-            except tf.errors.FailedPreconditionError as error:
-                raise errors.InputError(
-                    f"{folder}: expected to write a checkpoint, found: {error.message}."
-                ) from None
+            manager.save(checkpoint_number=int(self.state.step.numpy()))
         self.saved = True
 
     def save_best(self) -> None:
@@ -200,10 +201,6 @@ def save_model(model: stfnet_model.StfNet, model_dir: str | Path) -> None:
     temporary.replace(Path(model_dir) / BEST)
 
 
-def _said(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _digest(file: h5py.File) -> str:
     """A checksum of all arrays of a file, their names and types; HDF5 itself keeps none."""
     digest = hashlib.sha256()
@@ -235,7 +232,7 @@ def _load_weights(model: stfnet_model.StfNet, path: Path) -> None:
         raise errors.InputError(
             f"{path}: expected the weights of the model that {path.with_name(presets.CONFIG_FILE)} "
             f"describes, found others, of another version perhaps, or a damaged file "
-            f"({_said(error)}); train again in another folder."
+            f"({errors.reason(error)}); train again in another folder."
         ) from None
 
 

@@ -277,7 +277,7 @@ def predictor(
         card = model_card.read(card_path)
     except (OSError, ValueError) as error:
         raise errors.InputError(
-            f"{card_path}: expected the model card of an export, found: {error}."
+            f"{card_path}: expected the model card of an export, found: {errors.reason(error)}."
         ) from None
 
     def remote(signature: str) -> Callable[..., dict[str, np.ndarray]]:

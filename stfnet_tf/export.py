@@ -76,7 +76,9 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
     except OSError as error:
-        raise errors.InputError(f"{folder}: expected a writable folder, found: {error}.") from None
+        raise errors.InputError(
+            f"{folder}: expected a writable folder, found: {errors.reason(error)}."
+        ) from None
     # Not a number, so a server that polls the folder ignores it.
     scratch = folder / f"{_SCRATCH}{uuid.uuid4().hex}"
     # Held before it is there: another export sweeps away what nobody holds.
@@ -121,7 +123,9 @@ def _write(
         scratch.chmod(0o755)
         return _publish(scratch, folder, version)
     except OSError as error:
-        raise errors.InputError(f"{folder}: could not be written: {error}.") from None
+        raise errors.InputError(
+            f"{folder}: could not be written: {errors.reason(error)}."
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -140,7 +144,9 @@ def _publish(scratch: Path, folder: Path, version: int | None) -> Path:
             return target
         except OSError as error:
             if not target.exists():
-                raise errors.InputError(f"{target}: could not be written: {error}.") from None
+                raise errors.InputError(
+                    f"{target}: could not be written: {errors.reason(error)}."
+                ) from None
             if wanted:
                 raise errors.InputError(
                     f"{target}: expected a free version, found an export; versions are never "
@@ -181,7 +187,8 @@ def _metrics(given: str | None, default: Path) -> dict[str, Any] | None:
         return metrics
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.InputError(
-            f"{path}: expected the scores that stfnet_tf.evaluate writes, found damage: {error}."
+            f"{path}: expected the scores that stfnet_tf.evaluate writes, found damage: "
+            f"{errors.reason(error)}."
         ) from None
 
 

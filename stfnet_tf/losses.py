@@ -34,7 +34,7 @@ def squared_error(predicted: tf.Tensor, true: tf.Tensor, weight: tf.Tensor) -> M
         The sum and Σ weight · bands. Both are 0, with a gradient of 0, where nothing is valid.
     """
     weight = tf.cast(weight, predicted.dtype)
-    # Keeps an invalid pixel's NaN out of the gradient, too, and takes half the time of a selection.
+    # Keeps an invalid pixel's NaN out of the gradient, too, in less time than a selection does.
     error = tf.math.multiply_no_nan(predicted - true, tf.sqrt(weight))
     total = 2.0 * tf.nn.l2_loss(error)
     return Masked(total, tf.reduce_sum(weight) * tf.cast(tf.shape(predicted)[-1], weight.dtype))

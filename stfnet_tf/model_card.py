@@ -33,7 +33,9 @@ def load(folder: str | Path) -> dict[str, Any]:
             f"{path.relative_to(folder)}."
         ) from None
     except ValueError as error:
-        raise errors.InputError(f"{path}: expected a model card, found: {error}.") from None
+        raise errors.InputError(
+            f"{path}: expected a model card, found: {errors.reason(error)}."
+        ) from None
     _check(Path(folder))
     return card
 
@@ -58,10 +60,10 @@ def _check(folder: Path) -> None:
         return
     try:
         sealed.check_files(folder, path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise errors.InputError(
-            f"{folder}: expected the export as it was written, found damage: {error}; export the "
-            f"model again."
+            f"{folder}: expected the export as it was written, found damage: "
+            f"{errors.reason(error)}; export the model again."
         ) from None
 
 

@@ -213,10 +213,9 @@ def _construct(optimizer_class: type, options: Mapping[str, Any]) -> Any:
             for each in inspect.signature(optimizer_class).parameters
             if each not in ("self", "name", "kwargs", "learning_rate", "optimizer")
         ]
-        reason = str(error).split("\n")[0].rstrip(".")
         raise errors.InputError(
             f"--optimizer_args: {optimizer_class.__name__} takes {', '.join(taken)}; found "
-            f"{_named(options)} ({reason})."
+            f"{_named(options)} ({errors.reason(error)})."
         ) from None
 
 

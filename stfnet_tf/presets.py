@@ -211,7 +211,7 @@ class ModelConfig:
             ) from None
         except (OSError, ValueError, TypeError) as error:
             raise errors.InputError(
-                f"{path}: expected a model description, found: {error}."
+                f"{path}: expected a model description, found: {errors.reason(error)}."
             ) from None
 
 

@@ -10,7 +10,6 @@ Repetitions of one method, named method#1, method#2 …, become one line with me
 deviation.
 """
 
-import html
 import json
 import math
 import re
@@ -91,7 +90,7 @@ def chapter(path: Path, figures: Path) -> str:
         dates = list(dict.fromkeys(row["date"] for row in rows))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.InputError(
-            f"{path}: expected a comparison's results, found {error}."
+            f"{path}: expected a comparison's results, found: {errors.reason(error)}."
         ) from None
     name = path.parent.name
     lines = [f"## {name}", ""]
@@ -114,7 +113,7 @@ def chapter(path: Path, figures: Path) -> str:
     command = re.sub(
         r"\S*/(\w+)\.py ", r"python -m stfnet_tf.\1 ", about.get("command", ""), count=1
     )
-    return "\n".join([*lines, "", f"<sub>`{html.escape(command)}`</sub>", ""])
+    return "\n".join([*lines, "", "```", command, "```", ""])
 
 
 def table(
@@ -194,7 +193,9 @@ def _copied(figure: Path, folder: Path, base: Path) -> str:
             sheet.thumbnail((SHEET_WIDTH, sheet.height))
             sheet.convert("RGB").save(copy, quality=70, optimize=True)
     except OSError as error:
-        raise errors.InputError(f"{figure}: expected an image, found: {error}.") from None
+        raise errors.InputError(
+            f"{figure}: expected an image, found: {errors.reason(error)}."
+        ) from None
     return copy.relative_to(base).as_posix()
 
 

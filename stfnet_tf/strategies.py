@@ -105,7 +105,8 @@ def _tpu() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
     except (ValueError, tf.errors.OpError) as error:
         raise errors.InputError(
-            f"--distribution=tpu: expected a TPU that TPU_NAME names, found: {error}."
+            f"--distribution=tpu: expected a TPU that TPU_NAME names, found: "
+            f"{errors.reason(error)}."
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 

@@ -296,7 +296,7 @@ class RunDescription:
                 self._compare(sealed.read(path), raw, model_dir)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise errors.InputError(
-                    f"{path}: expected the description of a run, found: {error}."
+                    f"{path}: expected the description of a run, found: {errors.reason(error)}."
                 ) from None
         if write:
             sealed.write(path, raw)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_prep import disk, errors, memory
+from data_prep import disk, entry, errors, memory
 
 PROGRAM = """
 import sys, time
@@ -104,3 +104,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             _ = 1 / 0
     with pytest.raises(errors.InputError, match="of its own"), disk.naming_full(tmp_path / "gone"):
         raise errors.InputError("of its own")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/a/b"), "No such file or directory"),
+        (OSError("cannot identify image file"), "cannot identify image file"),
+        (ValueError("first.\nsecond"), "first"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_an_exception_says_is_one_line_without_the_file(error, said):
+    assert errors.reason(error) == said
+
+
+def test_names_that_a_flag_does_not_know_are_refused():
+    entry.check_names("only", ["b", "a"], ("a", "b", "c"))
+    with pytest.raises(errors.InputError, match="--only: expected some of a, b; found 'x'"):
+        entry.check_names("only", ["b", "x"], ("a", "b"))

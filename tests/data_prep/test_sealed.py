@@ -61,5 +61,8 @@ def test_files_of_a_folder(tmp_path):
     with pytest.raises(ValueError, match="inside/a"):
         sealed.check_files(tmp_path, sums)
     (tmp_path / "inside" / "a").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="inside/a: No such file or directory"):
+        sealed.check_files(tmp_path, sums)
+    sums.unlink()
+    with pytest.raises(ValueError, match=r"sums\.json: No such file or directory"):
         sealed.check_files(tmp_path, sums)

@@ -56,7 +56,7 @@ def test_a_document_with_its_figures(results, tmp_path):
     assert text.startswith("## boreal\n\nWhat it is about.\n")
     assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered" in text
     assert "| *F3 as it is* | 0.3000 | 0.5000 | 0.40000 |" in text
-    assert "`python -m stfnet_tf.compare --seed=1 &lt;x&gt;`" in text
+    assert "```\npython -m stfnet_tf.compare --seed=1 <x>\n```\n" in text
     assert "![images_2001-07-11](accuracy/boreal/images_2001-07-11.jpg)" in text
     copied = tmp_path / "docs" / "accuracy" / "boreal" / "apa_2001-07-11.png"
     assert copied.read_bytes() == b"a figure"
