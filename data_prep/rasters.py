@@ -854,7 +854,7 @@ def create(
         scale: Reflectance per digital number, one for all bands or one each.
         offset: Reflectance at 0, likewise.
         tags: Metadata of the file.
-        options: Creation options, "KEY=VALUE", beside the house's own.
+        options: Creation options, "KEY=VALUE", beside the house's own or in their place.
         interleave: "BSQ", "BIL" or "BIP".
 
     Raises:
@@ -865,7 +865,9 @@ def create(
         names = {"BSQ": "BAND", "BIL": "LINE", "BIP": "PIXEL"}
         value = names[interleave] if driver in ("GTiff", "COG") else interleave
         options = (*options, f"INTERLEAVE={value}")
-    options = (*_CREATION.get(driver, ()), *options)
+    # Of two values for one key GDAL takes the first.
+    chosen = dict(option.split("=", 1) for option in (*_CREATION.get(driver, ()), *options))
+    options = [f"{key}={value}" for key, value in chosen.items()]
     code = gdal_array.NumericTypeCodeToGDALTypeCode(np.dtype(dtype).type)
     with _replacing(path) as scratch, _raising_errors():
         staged = driver == "COG"
@@ -876,7 +878,7 @@ def create(
             grid.height,
             bands,
             code,
-            options=list(_SCRATCH if staged else options),
+            options=list(_SCRATCH) if staged else options,
         )
         writer = Writer(handle)
         try:
@@ -884,7 +886,7 @@ def create(
             yield writer
             handle.FlushCache()
             if staged:
-                gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=list(options))
+                gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=options)
                 made.unlink()
         except BaseException as error:
             # Closing what could not be written fails once more, and that is no news. The frames

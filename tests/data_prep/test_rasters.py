@@ -54,6 +54,16 @@ def test_what_is_written_is_read(tmp_path, driver, dtype):
     assert not list(tmp_path.glob(".writing-*"))
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [((), "DEFLATE"), (("COMPRESS=NONE",), None), (("COMPRESS=LZW",), "LZW")]
+)
+def test_an_option_takes_the_place_of_the_default(tmp_path, options, expected):
+    path = tmp_path / "x.tif"
+    rasters.write(path, tiny.land(9, 8, 3), tiny.grid(9, 8), options=options)
+    found = gdal.Open(str(path)).GetMetadata("IMAGE_STRUCTURE").get("COMPRESSION")
+    assert found == expected
+
+
 @pytest.mark.parametrize("interleave", ["BSQ", "BIL", "BIP"])
 def test_envi_interleaves_are_read_by_their_header(tmp_path, interleave):
     image = tiny.land(9, 8, 3)
