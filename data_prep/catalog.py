@@ -456,7 +456,7 @@ class Catalog:
         source = self.read_native(side, date, needed)
         dn, share = rasters.warp(source.dn, native.crop(needed), target, resampling, source.valid)
         valid = share >= _LEAST_SHARE
-        block.dn[valid] = _as_type(dn[valid], block.dn.dtype)
+        np.copyto(block.dn, _as_type(dn, block.dn.dtype), where=valid[..., None])
         block.valid[...] = valid
         return block
 
@@ -559,4 +559,5 @@ def _as_type(dn: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if np.issubdtype(dtype, np.floating) or np.issubdtype(dn.dtype, np.integer):
         return dn.astype(dtype)
     bounds = np.iinfo(dtype)
-    return np.clip(np.rint(dn), bounds.min, bounds.max).astype(dtype)
+    rounded = np.rint(dn)
+    return np.clip(rounded, bounds.min, bounds.max, out=rounded).astype(dtype)

@@ -5,6 +5,7 @@ Both are `concurrent.futures.Executor`s; the caller cannot tell them apart.
 
 import concurrent.futures
 import contextlib
+import ctypes
 import io
 import logging
 import multiprocessing
@@ -22,6 +23,11 @@ from typing import Any
 from data_prep import errors, progress
 
 KINDS = ("processes", "dask")
+# <malloc.h>'s names for when memory goes back to the system, and what a worker keeps: so much in
+# all, of arrays of this size at most, the largest that glibc allows.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 256 * 2**20
+_KEPT_ARRAY_BYTES = 32 * 2**20
 
 
 class _Here(Executor):
@@ -157,6 +163,7 @@ def _start_worker() -> None:
     A parent that is killed cannot end its workers, and they hold their own queue open.
     """
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
+    _keep_memory()
     # A terminal sends Ctrl-C to all processes; the parent is the one that answers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -168,6 +175,18 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _keep_memory() -> None:
+    """Lets what one tile's arrays took serve the next tile's.
+
+    Megabytes go back to the system by default, to be mapped and cleared again a moment later, and
+    workers that do so at once wait for each other: a tenth of their time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not on every system
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_MMAP_THRESHOLD, _KEPT_ARRAY_BYTES)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ Reflectance is `DN * scale + offset`, with each side's own `Encoding`.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,6 +34,8 @@ IMAGES = ("f1", "f2", "f3", "c1", "c2", "c3")
 OPTIONAL = ("f2", "f3", "c3")
 SPLITS = ("train", "val", "test")
 DTYPES = ("uint8", "int16", "uint16", "float32")
+
+Buffer: TypeAlias = bytes | memoryview
 
 
 def side_of(image: str) -> str:
@@ -234,9 +237,8 @@ def encode(tile: Tile) -> bytes:
             image = tile.images[name]
             if image.shape != (height, width, bands):
                 raise ValueError(f"{name}: expected {(height, width, bands)}, got {image.shape}")
-            features[name] = _of_bytes(
-                np.ascontiguousarray(image, image.dtype.newbyteorder("<")).tobytes()
-            )
+            little_endian = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+            features[name] = _of_bytes(little_endian.reshape(-1).view(np.uint8).data)
             bits |= tile.valid[name].astype(np.uint8) << k
     features |= {
         "valid": _of_bytes(bits.tobytes()),
@@ -249,9 +251,10 @@ def encode(tile: Tile) -> bytes:
     }
     # A map has no order in protobuf; sorted, the bytes do not differ from run to run.
     entries = [
-        _field(1, _field(1, name.encode()) + _field(2, features[name])) for name in sorted(features)
+        _field(1, *_field(1, name.encode()), *_field(2, *features[name]))
+        for name in sorted(features)
     ]
-    return _field(1, b"".join(entries))
+    return b"".join(_field(1, *itertools.chain.from_iterable(entries)))
 
 
 def _varint(value: int) -> bytes:
@@ -263,19 +266,19 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return b"".join([_varint(number << 3 | 2), _varint(len(content)), content])
+def _field(number: int, *parts: Buffer) -> list[Buffer]:
+    """A length-delimited protobuf field, in parts: images are copied once, at the very end."""
+    return [_varint(number << 3 | 2), _varint(sum(map(len, parts))), *parts]
 
 
-def _of_bytes(*values: bytes) -> bytes:
+def _of_bytes(*values: Buffer) -> list[Buffer]:
     """A `tf.train.Feature` with a bytes list."""
-    return _field(1, b"".join(_field(1, value) for value in values))
+    return _field(1, *itertools.chain.from_iterable(_field(1, value) for value in values))
 
 
-def _of_ints(*values: int) -> bytes:
+def _of_ints(*values: int) -> list[Buffer]:
     """A `tf.train.Feature` with a list of non-negative int64."""
-    return _field(3, _field(1, b"".join(map(_varint, values))))
+    return _field(3, *_field(1, *map(_varint, values)))
 
 
 def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:

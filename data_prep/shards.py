@@ -140,13 +140,15 @@ class Moments:
         pixels = dn.reshape(-1, dn.shape[-1]) if valid.all() else dn[valid]
         if not len(pixels):
             return cls.empty(dn.shape[-1])
-        wide = pixels.astype(np.float64)
+        # A band in one piece: NumPy is ten times as fast at it as at every sixth number.
+        planes = np.ascontiguousarray(pixels.T)
+        wide = planes.astype(np.float64)
         return cls(
             len(pixels),
-            wide.sum(0),
-            np.einsum("ij,ij->j", wide, wide),
-            pixels.min(0).astype(np.float64),
-            pixels.max(0).astype(np.float64),
+            wide.sum(1),
+            np.einsum("ij,ij->i", wide, wide),
+            planes.min(1).astype(np.float64),
+            planes.max(1).astype(np.float64),
         )
 
     def __add__(self, other: "Moments") -> "Moments":

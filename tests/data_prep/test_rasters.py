@@ -55,7 +55,8 @@ def test_what_is_written_is_read(tmp_path, driver, dtype):
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [((), "DEFLATE"), (("COMPRESS=NONE",), None), (("COMPRESS=LZW",), "LZW")]
+    ("options", "expected"),
+    [((), "DEFLATE"), (("COMPRESS=NONE",), None), (("COMPRESS=LZW",), "LZW")],
 )
 def test_an_option_takes_the_place_of_the_default(tmp_path, options, expected):
     path = tmp_path / "x.tif"
