@@ -88,6 +88,8 @@ def _convolutions(seen: Sequence[tf.Tensor], prefix: str, config: presets.ModelC
     """Conv + ReLU for each of `config.filters`, then a linear convolution to the bands."""
     x = keras.layers.Concatenate(name=f"{prefix}_stack")(list(seen))
     outputs = seen[0].shape[-1]
+    # What is added to the coarse change starts at 0: the trivial predictor.
+    from_zero = bool(config.residual or config.back_projection)
     for k, (filters, size) in enumerate(
         zip(config.filters, config.kernel_sizes, strict=False), start=1
     ):
@@ -96,15 +98,14 @@ def _convolutions(seen: Sequence[tf.Tensor], prefix: str, config: presets.ModelC
             size,
             padding="same",
             activation="relu",
-            kernel_initializer=_small(),
+            kernel_initializer="glorot_uniform" if from_zero else _small(),
             name=f"{prefix}_conv{k}",
         )(x)
     return keras.layers.Conv2D(
         outputs,
         config.kernel_sizes[-1],
         padding="same",
-        # What is added to the coarse change starts at 0: the trivial predictor.
-        kernel_initializer="zeros" if config.residual or config.back_projection else _small(),
+        kernel_initializer="zeros" if from_zero else _small(),
         # Changes are small; half precision would round them.
         dtype="float32",
         name=f"{prefix}_conv{len(config.kernel_sizes)}",
@@ -115,8 +116,8 @@ def _small() -> keras.initializers.Initializer:
     """Uniform within ±1/√n, n the inputs of an output: what PyTorch's convolutions start from.
 
     So do the re-implementations of the paper, which says nothing of it. Glorot's are twice as large
-    in the last layers, and more of what the weights start with stays in the prediction's level:
-    with them it differs more from seed to seed.
+    in the last layers, and where the output does not start at 0, more of what it starts with stays
+    in the prediction's level, which then differs more from seed to seed.
     """
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
