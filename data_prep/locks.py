@@ -22,7 +22,7 @@ def hold(path: str | Path) -> Iterator[None]:
     Raises:
         InputError: Another process holds it, or the folder cannot be written.
     """
-    file = Path(path).with_name(f".{Path(path).name}.lock")
+    file = _file(path)
     lock = filelock.FileLock(file, blocking=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -42,3 +42,14 @@ def hold(path: str | Path) -> Iterator[None]:
         # Removed while it is held: whoever has it open finds out that it is another one by then.
         file.unlink(missing_ok=True)
         lock.release()
+
+
+def sweep(path: str | Path) -> None:
+    """Removes what a killed process left of its lock on `path`; one that is held stays."""
+    if _file(path).exists():
+        with contextlib.suppress(errors.InputError), hold(path):
+            pass
+
+
+def _file(path: str | Path) -> Path:
+    return Path(path).with_name(f".{Path(path).name}.lock")

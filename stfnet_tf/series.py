@@ -223,11 +223,17 @@ class Plan:
             InputError: A date could not be fused, after all others were; or a process was killed.
                 What is finished stays.
         """
+        for triplet in self.finished:
+            locks.sweep(scene.paths(self.output_dir, triplet)[0])
+        # Each date has its lock as well; this one keeps two programs from sharing a series out. It
+        # is called the same however many dates are finished.
+        wanted = [*self.finished, *(date.triplet for date in self.missing)]
+        series = self.output_dir / f"{min((k.t2 for k in wanted), default='none')} and later"
         if not self.missing:
+            locks.sweep(series)
             return
         self._check_memory(window)
-        # Each date has its lock as well; this one keeps two programs from sharing a series out.
-        with locks.hold(self.output_dir / f"{self.missing[0].triplet.t2} and later"):
+        with locks.hold(series):
             yield from self._run(window, place)
 
     def _run(self, window: int, place: Place) -> Iterator[scene.Fused]:

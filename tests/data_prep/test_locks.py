@@ -41,6 +41,18 @@ def test_a_killed_process_lets_go(tmp_path):
         assert time.monotonic() - start < 1
 
 
+def test_only_a_lock_that_nobody_holds_is_swept(tmp_path):
+    path = tmp_path / "result"
+    locks.sweep(path)
+    with locks.hold(path):
+        (file,) = tmp_path.iterdir()
+        locks.sweep(path)
+        assert file.exists()
+    file.touch()
+    locks.sweep(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.InputError, match="expected a folder that can be written"):

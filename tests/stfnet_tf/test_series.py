@@ -245,6 +245,23 @@ def test_two_programs_do_not_share_a_series_out(images, source, tmp_path):
     assert len(list(first)) == 3
 
 
+def test_nor_once_the_first_of_its_dates_is_finished(images, source, tmp_path):
+    out = tmp_path / "out"
+    assert len(list(series.Plan.of(images, source, dates(images)[:1], out).run(32))) == 1
+    with locks.hold(out / "2001-06-09 and later"):
+        with pytest.raises(errors.InputError, match="and later: expected to be the only program"):
+            fused(again(images), source, out)
+
+
+def test_a_run_that_was_killed_when_all_was_done_leaves_no_locks(images, source, tmp_path):
+    out = tmp_path / "out"
+    fused(images, source, out)
+    for name in (".2001-06-25.tif.lock", ".2001-06-09 and later.lock"):
+        (out / name).touch()
+    assert fused(again(images), source, out) == []
+    assert not [k for k in out.iterdir() if k.name.startswith(".")]
+
+
 def test_a_changed_header_is_another_image(tmp_path):
     (tmp_path / "images").mkdir()
     images = scenes.make(tmp_path / "images")
