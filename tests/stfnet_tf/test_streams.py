@@ -55,6 +55,18 @@ def test_paper_agrees_with_scipy():
     np.testing.assert_allclose(stream([change, fine])[0], expected, atol=1e-5)
 
 
+def test_paper_starts_from_weights_within_one_over_the_root_of_their_inputs():
+    # Of 12, 32 and 16 channels, in windows of 81, 25 and 25 pixels.
+    inputs = (972, 800, 400)
+    kernels = streams.build("forward", paper("abcdef")).get_weights()[::2]
+    for kernel, n in zip(kernels, inputs, strict=True):
+        bound = n**-0.5
+        assert np.prod(kernel.shape[:3]) == n
+        assert 0.95 * bound < np.abs(kernel).max() <= bound
+        # Of a uniform distribution.
+        assert np.std(kernel) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
 def test_untrained_residual_stream_returns_the_coarse_change():
     stream = streams.build("forward", paper("ab", residual=True))
     change, fine = np.random.default_rng(3).normal(size=(2, 1, 9, 9, 2)).astype(np.float32)
