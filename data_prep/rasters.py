@@ -759,6 +759,7 @@ _CREATION = {
         "BLOCKSIZE=256",
         "BIGTIFF=IF_SAFER",
         "NUM_THREADS=ALL_CPUS",
+        "OVERVIEW_RESAMPLING=AVERAGE",
     ),
 }
 # What a COG is built from is read once and removed, so nothing is gained by compressing it.
@@ -886,6 +887,10 @@ def create(
             yield writer
             handle.FlushCache()
             if staged:
+                if chosen.get("OVERVIEWS", "AUTO") == "AUTO":
+                    _add_overviews(
+                        handle, chosen["OVERVIEW_RESAMPLING"], int(chosen["BLOCKSIZE"])
+                    )
                 gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=options)
                 made.unlink()
         except BaseException as error:
@@ -906,6 +911,19 @@ def create(
         if driver == "ENVI" and header.exists():  # GDAL describes the file by its scratch name
             text = header.read_bytes().replace(os.fsencode(scratch), os.fsencode(path.name))
             header.write_bytes(text)
+
+
+def _add_overviews(handle: gdal.Dataset, resampling: str, block: int) -> None:
+    """Halves the scratch raster down to one block.
+
+    The COG driver would do it by itself, but compress the halves, read them again and compress them
+    once more, which takes as long as the image itself.
+    """
+    levels: list[int] = []
+    while max(handle.RasterXSize, handle.RasterYSize) > block << len(levels):
+        levels.append(2 << len(levels))
+    if levels:
+        handle.BuildOverviews(resampling, levels)
 
 
 @contextlib.contextmanager

@@ -397,7 +397,6 @@ class _Output:
                 scale=encoding.scale,
                 offset=encoding.offset,
                 tags=tags,
-                options=("OVERVIEW_RESAMPLING=AVERAGE",),
             ) as self._image,
             rasters.create(
                 self.quality_path,

@@ -26,6 +26,38 @@ def test_offset_in_tells_coinciding_pixels():
     assert other.offset_in(grid) is None
 
 
+@pytest.mark.parametrize("resampling", ["AVERAGE", "NEAREST"])
+@pytest.mark.parametrize("shape, count", [((256, 256), 0), ((260, 90), 1), ((520, 1096), 3)])
+def test_overviews_are_those_that_gdal_would_make(tmp_path, shape, count, resampling):
+    image = tiny.land(*shape, 2).astype(np.int16)
+    image[: shape[0] // 3, 5:77] = -1
+    chosen = (f"OVERVIEW_RESAMPLING={resampling}", "BLOCKSIZE=256")
+    path, plain, expected = (tmp_path / f"{k}.tif" for k in ("cog", "plain", "expected"))
+    rasters.write(path, image, tiny.grid(*shape), driver="COG", nodata=-1, options=chosen)
+    rasters.write(plain, image, tiny.grid(*shape), nodata=-1)
+    gdal.GetDriverByName("COG").CreateCopy(str(expected), gdal.Open(str(plain)), options=chosen)
+    opened = [gdal.Open(str(k)) for k in (path, expected)]
+    made, wanted = (
+        [band.GetOverview(k).ReadAsArray() for k in range(band.GetOverviewCount())]
+        for band in (k.GetRasterBand(2) for k in opened)
+    )
+    assert len(made) == len(wanted) == count
+    for ours, theirs in zip(made, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_overviews_of_an_odd_size_reach_its_end(tmp_path):
+    image = tiny.land(513, 300, 1).astype(np.int16)
+    rasters.write(tmp_path / "cog.tif", image, tiny.grid(513, 300), driver="COG")
+    opened = gdal.Open(str(tmp_path / "cog.tif"))
+    found = [opened.GetRasterBand(1).GetOverview(k) for k in range(2)]
+    assert [(k.YSize, k.XSize) for k in found] == [(257, 150), (129, 75)]
+    # Two rows and columns as one, but for the half row that 257 rows of two have too many.
+    np.testing.assert_allclose(
+        found[0].ReadAsArray()[-1], image[-2:].mean((0, 2)).reshape(150, 2).mean(1), atol=1
+    )
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "ENVI", "COG"])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
 def test_what_is_written_is_read(tmp_path, driver, dtype):
