@@ -713,7 +713,23 @@ def warp(
     return image, np.clip(share, 0, 1)
 
 
+def _steps(source: Grid, target: Grid) -> tuple[float, float]:
+    """Size of a pixel in the middle of `target`, in rows and in columns of `source`.
+
+    Along the axes of `source`, whichever way the target's point: 1 and 1 for a rotated grid of the
+    same pixel size. 1 and 1 as well where the systems do not map.
+    """
+    row, col = target.height / 2, target.width / 2
+    there = locate(target, source, np.array([row, row + 1, row]), np.array([col, col, col + 1]))
+    with np.errstate(invalid="ignore"):
+        steps = np.linalg.norm(there[1:] - there[0], axis=0)
+    if not (np.isfinite(steps) & (steps > 0)).all():
+        return 1.0, 1.0
+    return float(steps[0]), float(steps[1])
+
+
 def _warp_bands(pixels: np.ndarray, source: Grid, target: Grid, resampling: str) -> np.ndarray:
+    steps = _steps(source, target)
     if source.same_crs(target):
         # One affine map: in the target's own pixels it is exact and needs no CRS at all.
         given = _memory(pixels, _relative(source, target), "")
@@ -723,17 +739,19 @@ def _warp_bands(pixels: np.ndarray, source: Grid, target: Grid, resampling: str)
     else:
         given = _memory(pixels, source.transform, source.crs)
         frame, system = target.transform, target.crs
-        middle = [target.height / 2, target.height / 2 + 1], [target.width / 2] * 2
-        there = locate(target, source, *(np.array(k) for k in middle))
-        step = float(np.abs(there[1] - there[0]).max())
-        error = _TRANSFORM_ERROR * step if math.isfinite(step) and step > 0 else 0.0
+        error = _TRANSFORM_ERROR * min(steps)
     empty = np.zeros((*target.shape, pixels.shape[-1]), pixels.dtype)
     wanted = _memory(empty, frame, system)
     gdal.Warp(
         wanted,
         given,
         options=gdal.WarpOptions(
-            resampleAlg=RESAMPLING[resampling], errorThreshold=error, multithread=False
+            resampleAlg=RESAMPLING[resampling],
+            errorThreshold=error,
+            multithread=False,
+            # By itself GDAL takes it from the bounds of what it warps: of a narrow or rotated piece
+            # they are much larger, and the piece would be blurred.
+            warpOptions=[f"YSCALE={1 / max(steps[0], 1)}", f"XSCALE={1 / max(steps[1], 1)}"],
         ),
     )
     return np.moveaxis(wanted.ReadAsArray().reshape(pixels.shape[-1], *target.shape), 0, -1)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from osgeo import gdal
+from scipy import ndimage
 
 from data_prep import errors, rasters
 from data_prep.rasters import Grid, Window
@@ -234,6 +235,38 @@ def test_sinusoidal_to_utm_agrees_with_gdalwarp(tmp_path):
     ).ReadAsArray()
     assert (share == 1).all()
     assert np.abs(ours - np.moveaxis(theirs, 0, -1)).max() < 1
+
+
+def _rotated(height, width):
+    """A grid of pixels of 30 m, turned by 30 degrees."""
+    east, south = 30 * np.cos(np.pi / 6), 30 * np.sin(np.pi / 6)
+    return Grid(width, height, (5e5, east, south, 6e6, south, -east), tiny.UTM)
+
+
+@pytest.mark.parametrize("shape", [(256, 6), (5, 200), (64, 64)])
+@pytest.mark.parametrize(
+    "target, source",
+    [
+        (tiny.grid, lambda h, w: Grid(w, h, (5e5, 463.3, 0, 6e6, 0, -463.3), tiny.SINUSOIDAL)),
+        (tiny.grid, lambda h, w: Grid(w, h, (5e5, 30, 0, 6e6, 0, -30), "EPSG:32654")),
+        (tiny.grid, _rotated),
+        (_rotated, tiny.grid),
+    ],
+    ids=["sinusoidal", "next zone", "from rotated", "to rotated"],
+)
+def test_a_warp_without_downsampling_is_an_interpolation(target, source, shape):
+    target, lattice = target(*shape), source(1, 1)
+    lattice = Grid(1, 1, lattice.geotransform, rasters.crs_wkt(lattice.crs))
+    cols, rows = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
+    places = rasters.locate(target, lattice, rows.ravel(), cols.ravel())
+    low = np.floor(places.min(0)).astype(int) - 3
+    height, width = (int(k) for k in np.ceil(places.max(0)).astype(int) + 3 - low)
+    image = np.random.default_rng(0).uniform(0, 1000, (height, width, 1)).astype(np.float32)
+    on = lattice.crop(Window(int(low[0]), int(low[1]), height, width))
+    warped, share = rasters.warp(image, on, target, "bilinear")
+    expected = ndimage.map_coordinates(image[..., 0], (places - low - 0.5).T, order=1)
+    np.testing.assert_allclose(share, 1, atol=1e-6)
+    np.testing.assert_allclose(warped[..., 0].ravel(), expected, atol=12)  # of up to 1000
 
 
 def test_footprint_is_none_without_common_area():
