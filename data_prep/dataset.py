@@ -122,6 +122,13 @@ class Side:
     psf_fwhm: float = 1.0
     ratio: float | None = None
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How files are read, the sensor's preset included: all but which files there are."""
+        stated = dataclasses.asdict(self)
+        del stated["files"], stated["table"]
+        return stated
+
 
 @dataclasses.dataclass(frozen=True)
 class Dates:

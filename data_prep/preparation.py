@@ -8,7 +8,6 @@ finished, and the same call goes on with the shards that are missing.
 import dataclasses
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,7 +73,7 @@ def prepare(
     for note in images.notes:
         logging.info("Assumed: %s", note)
     formed = _triplets(images) if only is None else {"train": [only], "val": [], "test": []}
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or executors.cores()
     _check_tile(images, workers)
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
@@ -178,6 +177,7 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
     dataset = images.dataset
     stated = {
         "description": dataset.description,
+        "sides": [dataset.side(k).reading for k in ("fine", "coarse")],
         "options": [
             dataset.tile_size,
             dataset.min_valid,
@@ -192,7 +192,7 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
             [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in images.files()
         ],
     }
-    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _make(folder: Path) -> None:

@@ -906,9 +906,7 @@ def create(
             handle.FlushCache()
             if staged:
                 if chosen.get("OVERVIEWS", "AUTO") == "AUTO":
-                    _add_overviews(
-                        handle, chosen["OVERVIEW_RESAMPLING"], int(chosen["BLOCKSIZE"])
-                    )
+                    _add_overviews(handle, chosen["OVERVIEW_RESAMPLING"], int(chosen["BLOCKSIZE"]))
                 gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=options)
                 made.unlink()
         except BaseException as error:

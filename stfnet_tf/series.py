@@ -410,12 +410,6 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
             stat = file.stat()
             place = os.path.relpath(file, described.root)
             files.append([name, place, stat.st_size, stat.st_mtime_ns])
-    sides = {}
-    for side in ("fine", "coarse"):
-        sides[side] = dataclasses.asdict(described.side(side))
-        # Where other dates lie has no part in it.
-        for key in ("files", "table"):
-            del sides[side][key]
     return {
         "dates": triplet.iso,
         "bands": described.bands,
@@ -423,7 +417,8 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
         "shifts": shifts,
         "grid": dataclasses.asdict(images.grid),
         "encodings": [dataclasses.asdict(images.encoding(k)) for k in ("fine", "coarse")],
-        "sides": sides,
+        # Where other dates lie has no part in it.
+        "sides": {k: described.side(k).reading for k in ("fine", "coarse")},
     }
 
 

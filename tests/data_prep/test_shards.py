@@ -152,6 +152,18 @@ def test_changed_options_or_rasters_make_new_shards(described, tmp_path):
     assert second.statistics != first.statistics
 
 
+def test_a_changed_sensor_makes_new_shards(described, tmp_path):
+    sensor = described.parent / "mine.toml"
+    sensor.write_text("valid_range = [0, 10000]\n")
+    text = described.read_text()
+    described.write_text(text.replace("valid_range = [0, 10000]", 'sensor = "mine"', 1))
+    prepared(described, tmp_path / "out")
+    sensor.write_text("valid_range = [0, 3000]\n")
+    prepared(described, tmp_path / "out")
+    prepared(described, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_killed_in_the_middle_and_run_again(tmp_path):
     made = tiny.make(tmp_path / "large", 512, 512, dates=DAYS)
     command = [sys.executable, "-m", "data_prep.write_tfrecords", f"--dataset={made}"]
