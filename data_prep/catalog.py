@@ -14,7 +14,7 @@ not grow with the scene.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,7 @@ class Catalog:
             self._check_detail()
 
     def _check_layers(self, side: str, entry: Entry) -> None:
+        leading = self._stated_grid(side, entry.date)
         for layer in (*entry.bands, *(k for k in entry.quality if k)):
             stated = rasters.info(layer.raster)
             if not 1 <= layer.band <= stated.bands:
@@ -173,9 +174,26 @@ class Catalog:
                         f"{layer}: expected {self.encoding(side).dtype} pixels like the other "
                         f"{side} images, found {stated.dtype}."
                     )
+                self._check_scale(side, layer)
+            self._own_grid(layer.raster, self.dataset.side(side), leading)
         self._check_order(side, entry)
         if excess := rasters.check_stored(entry.bands[0].raster):
             self._note(f"{entry.bands[0]}: {excess}.")
+
+    def _check_scale(self, side: str, layer: Layer) -> None:
+        """What a band states of its digital numbers must be what holds for all."""
+        described, encoding = self.dataset.side(side), self.encoding(side)
+        stated = rasters.info(layer.raster)
+        scale, offset = (k[layer.band - 1] for k in (stated.scales, stated.offsets))
+        for key, found, expected in (
+            ("scale", None if scale is None else _factor(scale), encoding.scale),
+            ("offset", offset or 0.0, encoding.offset),
+        ):
+            if getattr(described, key) is None and found != expected:
+                raise errors.InputError(
+                    f"{layer}: expected band {layer.band} to state the {key} of the other {side} "
+                    f"images and bands, {expected:g}, found {found}; {side}.{key} says which holds."
+                )
 
     def _check_order(self, side: str, entry: Entry) -> None:
         """Bands that a file names must be where the description says that they are."""
@@ -213,15 +231,17 @@ class Catalog:
     def _encoding(self, side: Side) -> records.Encoding:
         layer = next(iter(self._entries[side.name].values())).bands[0]
         stated = rasters.info(layer.raster)
-        scale, offset = side.scale, side.offset
+        own = None if stated.scale is None else _factor(stated.scale)
+        scale = own if side.scale is None else side.scale
         if scale is None:
-            if stated.scale is None:
-                raise errors.InputError(
-                    f"{self.dataset.path}: {side.name}.scale: expected a number, because "
-                    f"{layer} states none; found no such key."
-                )
-            scale = 1 / stated.scale if stated.scale > 1 else stated.scale
-            offset = stated.offset if offset is None else offset
+            raise errors.InputError(
+                f"{self.dataset.path}: {side.name}.scale: expected a number, because "
+                f"{layer} states none; found no such key."
+            )
+        offset = side.offset
+        # The file's belongs to the file's scale.
+        if offset is None and (own is None or math.isclose(own, scale)):
+            offset = stated.offset
         fill = side.fill[0] if side.fill else stated.nodata
         dtype = _DTYPES.get(stated.dtype, stated.dtype)
         if dtype not in records.DTYPES:
@@ -239,7 +259,9 @@ class Catalog:
         coarse, fine = self.dataset.coarse, self.dataset.fine
         if coarse.ratio is not None:
             return coarse.ratio
-        fine_size = fine.pixel_size or (self.grid.pixel_size[1] if self.grid.geotransform else None)
+        fine_size = fine.pixel_size or self.grid.pixel_metres
+        if not fine_size and self.grid.geotransform:  # in a system of its own, taken to be metric
+            fine_size = self.grid.pixel_size[0]
         if coarse.pixel_size and fine_size:
             return coarse.pixel_size / fine_size
         found = self.grid_ratio(next(iter(self._entries["coarse"])))
@@ -274,7 +296,7 @@ class Catalog:
             return first
         windows = []
         for date in dates:
-            grid = self._stated_grid("fine", date)
+            grid = self._place("fine", self._stated_grid("fine", date), date, first)
             corners = rasters.locate(
                 grid, first, np.array([0, grid.height]), np.array([0, grid.width])
             )
@@ -293,13 +315,35 @@ class Catalog:
     def _stated_grid(self, side: str, date: Date) -> Grid:
         """An image's own grid as its file states it, with the assumed CRS where it has none."""
         layers = self._entry(side, date).bands
-        grids = [rasters.info(layer.raster).grid for layer in layers]
+        grids = [_stated(layer.raster, self.dataset.side(side)) for layer in layers]
         # Sentinel-2's bands differ in resolution: the finest one leads.
-        grid = max(grids, key=lambda k: k.width)
-        assumed = self.dataset.side(side).assume_crs
-        if assumed and not grid.has_crs:
-            grid = dataclasses.replace(grid, crs=rasters.crs_wkt(assumed))
-        return grid
+        return max(grids, key=lambda k: k.width)
+
+    @staticmethod
+    def _own_grid(raster: rasters.Files, side: Side, leading: Grid) -> Grid | None:
+        """Where the pixels of a band or quality layer lie; None where the image's own lie.
+
+        Args:
+            raster: The band's or layer's.
+            side: Its side.
+            leading: The image's own grid as its file states it.
+
+        Raises:
+            InputError: It cannot be told.
+        """
+        grid = _stated(raster, side)
+        if grid.has_crs != leading.has_crs:
+            grid = dataclasses.replace(grid, crs=leading.crs)
+        same_shape = grid.shape == leading.shape
+        if grid.geotransform and leading.geotransform:
+            return None if same_shape and grid.offset_in(leading) == (0, 0) else grid
+        if same_shape:
+            return None
+        raise errors.InputError(
+            f"{raster if isinstance(raster, str) else raster[0]}: expected a place on the map, or "
+            f"the size of the image that it belongs to ({leading.describe()}), found "
+            f"{grid.describe()}."
+        )
 
     def native_grid(self, side: str, date: Date) -> Grid:
         """An image's own grid, placed with respect to the fine grid.
@@ -311,7 +355,7 @@ class Catalog:
         key = side, self.source_date(side, date)
         if key not in self._native:
             self._check_layers(side, self._entry(side, date))
-            native = self._place(side, self._stated_grid(side, date), self.file(side, date))
+            native = self._place(side, self._stated_grid(side, date), date, self.grid)
             target = self.grid.moved(*(-k for k in self.shift(side, date)))
             try:
                 common = rasters.footprint(target, native)
@@ -326,13 +370,17 @@ class Catalog:
             self._native[key] = native
         return self._native[key]
 
-    def _place(self, side: str, grid: Grid, file: str) -> Grid:
-        target = self.grid
+    def _place(self, side: str, grid: Grid, date: Date, target: Grid) -> Grid:
+        """An image's own grid with respect to `target`, the fine grid."""
+        file = self.file(side, date)
         if grid.has_crs and target.has_crs:
             return grid
         if grid.geotransform and target.geotransform and grid.has_crs == target.has_crs:
             self._note(f"{side} images without CRS: their map coordinates are taken as they are.")
             return grid
+        if grid.geotransform and target.geotransform and grid.pixel_size == target.pixel_size:
+            self._note(f"{side} images without CRS: taken to be in that of the others.")
+            return dataclasses.replace(grid, crs=target.crs)
         if grid.shape == target.shape:
             self._note(f"{side} images without CRS: taken to lie on the fine grid (same size).")
             return target
@@ -463,16 +511,17 @@ class Catalog:
     def read_native(self, side: str, date: Date, window: Window) -> Image:
         """Reads a window of an image's own grid."""
         entry = self._entry(side, date)
-        native = self.native_grid(side, date)
+        self.native_grid(side, date)  # it is checked there
         described = self.dataset.side(side)
-        dn, valid = self._read_bands(entry, side, native, window)
+        leading = self._stated_grid(side, date)
+        dn, valid = self._read_bands(entry, side, leading, window)
         for layer, rules in zip(entry.quality, described.quality, strict=False):
             if layer is not None and any(name in rules.rules for name in described.reject):
-                valid &= ~self._rejected(layer, rules.rules, described, native, window)
+                valid &= ~self._rejected(layer, rules.rules, described, leading, window)
         return Image(dn, valid)
 
     def _read_bands(
-        self, entry: Entry, side: str, native: Grid, window: Window
+        self, entry: Entry, side: str, leading: Grid, window: Window
     ) -> tuple[np.ndarray, np.ndarray]:
         """All bands on the image's own grid, each raster opened and read once."""
         described = self.dataset.side(side)
@@ -484,7 +533,7 @@ class Catalog:
             by_raster.setdefault(layer.raster, []).append(k)
         for raster, places in by_raster.items():
             numbers = [entry.bands[k].band for k in places]
-            pixels, good = self._read_raster(raster, numbers, described, native, window)
+            pixels, good = self._read_raster(raster, numbers, described, leading, window)
             if len(by_raster) == 1:
                 return _as_type(pixels, dtype), good
             dn[..., places] = _as_type(pixels, dtype)
@@ -492,45 +541,75 @@ class Catalog:
         return dn, valid
 
     def _read_raster(
-        self, raster: rasters.Files, bands: list[int], side: Side, native: Grid, window: Window
+        self, raster: rasters.Files, bands: list[int], side: Side, leading: Grid, window: Window
     ) -> tuple[np.ndarray, np.ndarray]:
-        stated = rasters.info(raster)
-        fill = (*side.fill, *((stated.nodata,) if stated.nodata is not None else ()))
-        if stated.grid.shape == native.shape:
-            pixels = rasters.read(raster, bands, window)
-            return pixels, quality.in_range(pixels, fill, side.valid_range)
-        # A band of another resolution than the image's leading one.
-        target = native.crop(window)
-        needed = rasters.footprint(target, stated.grid, side.resampling)
+        grid = self._own_grid(raster, side, leading)
+        if grid is None:
+            return _read_usable(raster, bands, side, window)
+        # A band of another resolution than the image's leading one, or of another extent.
+        target = leading.crop(window)
+        needed = rasters.footprint(target, grid, side.resampling)
         if needed is None:
             return np.zeros((*window.shape, len(bands))), np.zeros(window.shape, bool)
-        pixels = rasters.read(raster, bands, needed)
-        good = quality.in_range(pixels, fill, side.valid_range)
-        moved, share = rasters.warp(pixels, stated.grid.crop(needed), target, side.resampling, good)
+        pixels, good = _read_usable(raster, bands, side, needed)
+        moved, share = rasters.warp(pixels, grid.crop(needed), target, side.resampling, good)
         return moved, share >= _LEAST_SHARE
 
     def _rejected(
-        self, layer: Layer, rules: Mapping, side: Side, native: Grid, window: Window
+        self, layer: Layer, rules: Mapping, side: Side, leading: Grid, window: Window
     ) -> np.ndarray:
         """Where a quality layer rejects, grown, on a window of the image's own grid."""
-        grid = rasters.info(layer.raster).grid
-        if grid.shape == native.shape:
-            needed: Window | None = window
-        else:
-            needed = rasters.footprint(native.crop(window), grid, "nearest")
+        grid = self._own_grid(layer.raster, side, leading)
+        target = leading.crop(window)
+        needed = window if grid is None else rasters.footprint(target, grid, "nearest")
         if needed is None:
             return np.ones(window.shape, bool)
-        wide = tiles.expand(needed, side.dilate, *grid.shape)
+        wide = tiles.expand(needed, side.dilate, *(grid or leading).shape)
         bad = quality.rejected(
             rasters.read(layer.raster, [layer.band], wide)[..., 0], rules, side.reject
         )
         bad = quality.grown(bad, side.dilate)
-        if needed is window:
+        if grid is None:
             return bad[window.moved(-wide.row, -wide.col).slices]
         moved, share = rasters.warp(
-            bad[..., None].astype(np.uint8), grid.crop(wide), native.crop(window), "nearest"
+            bad[..., None].astype(np.uint8), grid.crop(wide), target, "nearest"
         )
         return (moved[..., 0] > 0) | (share == 0)
+
+
+def _stated(raster: rasters.Files, side: Side) -> Grid:
+    """A raster's grid, with the side's assumed CRS where it states none."""
+    grid = rasters.info(raster).grid
+    if side.assume_crs and not grid.has_crs:
+        return dataclasses.replace(grid, crs=rasters.crs_wkt(side.assume_crs))
+    return grid
+
+
+def _read_usable(
+    raster: rasters.Files, bands: Sequence[int], side: Side, window: Window
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bands of a raster, and where all of them are usable.
+
+    That is neither fill nor nodata, each band's own, within the valid range, and not masked out by
+    the file itself.
+    """
+    stated = rasters.info(raster)
+    pixels = rasters.read(raster, bands, window)
+    # Not a number is none to compare with, whatever a file says.
+    nodata = [None if k is None or math.isnan(k) else k for k in stated.nodatas]
+    own = [nodata[k - 1] for k in bands]
+    usable = np.ones(window.shape, bool)
+    for value in dict.fromkeys(own):
+        mine = [k for k, found in enumerate(own) if found == value]
+        part = pixels if len(mine) == len(own) else pixels[..., mine]
+        fill = side.fill if value is None else (*side.fill, value)
+        usable &= quality.in_range(part, fill, side.valid_range)
+    if stated.masked:
+        usable &= rasters.read_mask(raster, bands, window)
+    # GDAL calls the fourth band of bytes "alpha" where nobody said what it is.
+    if stated.alpha is not None and stated.alpha not in bands:
+        usable &= rasters.read(raster, [stated.alpha], window)[..., 0] > 0
+    return pixels, usable
 
 
 def _files(entries: Iterable[Entry]) -> list[Path]:
@@ -550,6 +629,11 @@ def _roughness(image: Image) -> float:
         return 0.0
     step = np.median(np.abs(np.diff(dn, axis=0)[both]), axis=0)
     return float(np.mean(step / np.maximum(dn[image.valid].std(0), 1e-12)))
+
+
+def _factor(scale: float) -> float:
+    """Reflectance per digital number where a file states that or, as HDF does, its inverse."""
+    return 1 / scale if scale > 1 else scale
 
 
 def _as_type(dn: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -155,6 +155,16 @@ class Grid:
         return math.hypot(b, d), math.hypot(a, c)
 
     @property
+    def pixel_metres(self) -> float | None:
+        """Height of a pixel in metres, whatever the map's unit; None where it lies nowhere."""
+        if not (self.geotransform and self.has_crs):
+            return None
+        reference = _spatial_reference(self.crs)
+        if reference.IsGeographic():
+            return self.pixel_size[0] * reference.GetAngularUnits() * reference.GetSemiMajor()
+        return self.pixel_size[0] * reference.GetLinearUnits()
+
+    @property
     def has_crs(self) -> bool:
         """Whether the map coordinates mean a place on Earth (a local system does not)."""
         return bool(self.crs) and not _spatial_reference(self.crs).IsLocal()
@@ -222,23 +232,42 @@ class Info:
         grid: Its grid.
         bands: Number of bands.
         dtype: NumPy name of the pixels' type.
-        nodata: The first band's nodata value, or None.
-        scale: The first band's scale, or None.
-        offset: The first band's offset, or None.
+        nodatas: Each band's nodata value, or None.
+        scales: Each band's scale, or None.
+        offsets: Each band's offset, or None.
         band_names: The bands' descriptions, "" where there is none.
         subdatasets: Names of the data sets inside, for HDF and NetCDF containers.
         driver: GDAL's short name of the format.
+        masked: Whether a mask of the file's own tells which pixels count.
+        alpha: The number of the band that tells it by not being 0, None where there is none.
     """
 
     grid: Grid
     bands: int
     dtype: str
-    nodata: float | None
-    scale: float | None
-    offset: float | None
+    nodatas: tuple[float | None, ...]
+    scales: tuple[float | None, ...]
+    offsets: tuple[float | None, ...]
     band_names: tuple[str, ...]
     subdatasets: tuple[str, ...]
     driver: str
+    masked: bool
+    alpha: int | None
+
+    @property
+    def nodata(self) -> float | None:
+        """The first band's."""
+        return self.nodatas[0] if self.nodatas else None
+
+    @property
+    def scale(self) -> float | None:
+        """The first band's."""
+        return self.scales[0] if self.scales else None
+
+    @property
+    def offset(self) -> float | None:
+        """The first band's."""
+        return self.offsets[0] if self.offsets else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -356,19 +385,48 @@ def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
     """Neighbouring tiles on one lattice, joined as an in-memory VRT."""
     first = info(files[0])
     for file in files[1:]:
-        tile = info(file)
-        if not tile.grid.same_crs(first.grid) or tile.bands != first.bands:
-            raise errors.InputError(
-                f"{file}: expected a neighbour of {files[0]} with the same CRS and bands "
-                f"({crs_name(first.grid.crs)}, {first.bands}), found {crs_name(tile.grid.crs)}, "
-                f"{tile.bands}."
-            )
+        _check_neighbour(file, files[0])
+    given = {}
+    if first.nodata is None:
+        # What lies between the tiles must not be taken for black: a value that no sensor measures,
+        # but when it is saturated.
+        dtype = np.dtype(first.dtype)
+        lowest = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
+        given["VRTNodata"] = np.iinfo(dtype).max if dtype.kind == "u" else lowest
     try:
-        return gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(resolution="highest"))
+        return gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(**given))
     except RuntimeError as error:
         raise errors.InputError(
             f"{', '.join(files)}: expected neighbouring tiles, found: {errors.reason(error)}."
         ) from None
+
+
+def _check_neighbour(file: str, first: str) -> None:
+    """Refuses what a VRT would leave out, with a warning that nobody reads, or join unmoved.
+
+    Raises:
+        InputError: A tile differs from the first one in CRS, bands or type, or its pixels are not
+            those of the first one's lattice.
+    """
+    tile, expected = info(file), info(first)
+    if not tile.grid.same_crs(expected.grid) or tile.bands != expected.bands:
+        raise errors.InputError(
+            f"{file}: expected a neighbour of {first} with the same CRS and bands "
+            f"({crs_name(expected.grid.crs)}, {expected.bands}), found "
+            f"{crs_name(tile.grid.crs)}, {tile.bands}."
+        )
+    if tile.dtype != expected.dtype:
+        raise errors.InputError(
+            f"{file}: expected {expected.dtype} pixels as in its neighbour {first}, found "
+            f"{tile.dtype}."
+        )
+    offset = tile.grid.offset_in(expected.grid)
+    if offset is None:
+        raise errors.InputError(
+            f"{file}: expected pixels that continue those of its neighbour {first} "
+            f"({expected.grid.describe()}, {expected.grid.transform}), found "
+            f"{tile.grid.describe()}, {tile.grid.transform}."
+        )
 
 
 @contextlib.contextmanager
@@ -420,15 +478,22 @@ def _stated(handle: gdal.Dataset) -> Info:
         dtype=np.dtype(gdal_array.GDALTypeCodeToNumericTypeCode(first.DataType)).name
         if first
         else "",
-        nodata=first.GetNoDataValue() if first else None,
-        scale=first.GetScale() if first else None,
-        offset=first.GetOffset() if first else None,
+        nodatas=tuple(band.GetNoDataValue() for band in bands),
+        scales=tuple(band.GetScale() for band in bands),
+        offsets=tuple(band.GetOffset() for band in bands),
         band_names=tuple(band.GetDescription() for band in bands),
         subdatasets=subdatasets,
         driver=handle.GetDriver().ShortName,
+        masked=any(k.GetMaskFlags() in _MASKED for k in bands),
+        alpha=next(
+            (k + 1 for k, band in enumerate(bands) if band.GetColorInterpretation() == _ALPHA), None
+        ),
     )
 
 
+_ALPHA = gdal.GCI_AlphaBand
+# A mask of a band or of all of them; not one that GDAL makes of nodata or of an alpha band.
+_MASKED = (0, gdal.GMF_PER_DATASET, gdal.GMF_PER_DATASET | gdal.GMF_NODATA)
 # Formats whose pixels lie bare in a file that a text header beside it describes.
 _BARE = ("ENVI", "EHdr", "GenBin", "ISCE", "ROI_PAC", "MFF2")
 # Neighbouring pixels of an image differ by less than its contrast, and with the bytes of each
@@ -575,6 +640,37 @@ def read(
             f"truncated file: {errors.reason(error)}."
         ) from None
     return pixels.reshape(height, width, len(wanted))
+
+
+def read_mask(files: Files, bands: Sequence[int], window: Window) -> np.ndarray:
+    """Reads which pixels of some bands count, where a file tells it by a mask.
+
+    Args:
+        files: A raster or neighbouring tiles whose `Info` says "masked".
+        bands: 1-based band numbers.
+        window: A window inside the raster.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        InputError: A file that ends too early.
+    """
+    handle = _open_files.get(files)
+    usable = np.ones(window.shape, bool)
+    place = window.col, window.row, window.width, window.height
+    try:
+        for number in bands:
+            band = handle.GetRasterBand(number)
+            usable &= band.GetMaskBand().ReadAsArray(*place) > 0
+            if band.GetMaskFlags() & gdal.GMF_PER_DATASET:
+                break
+    except RuntimeError as error:
+        raise errors.InputError(
+            f"{_name(files)}: expected a whole mask, found a damaged or truncated file: "
+            f"{errors.reason(error)}."
+        ) from None
+    return usable
 
 
 def _name(files: Files) -> str:

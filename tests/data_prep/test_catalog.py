@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from osgeo import gdal
 
 from data_prep import catalog, dataset, errors, rasters
 from data_prep.rasters import Grid, Window
@@ -297,6 +298,195 @@ def test_coarse_without_crs_beside_fine_with_one(tmp_path):
         opened(path)
     path.write_text(path.read_text().replace("[coarse]", '[coarse]\nassume_crs = "EPSG:32655"'))
     assert opened(path).read("coarse", DAY[0]).valid.all()
+
+
+def with_clouds(path, side="fine"):
+    """The description with quality layers Q_<date>.tif whose 4 means cloud."""
+    text = path.read_text().replace(f"[{side}]", f'[{side}]\nreject = ["cloud"]')
+    path.write_text(
+        f'{text}[[{side}.quality]]\nfiles = "Q_{{year}}-{{month}}-{{day}}.tif"\n'
+        f"[{side}.quality.rules]\ncloud = {{ values = 4 }}\n"
+    )
+    return path
+
+
+def test_a_quality_layer_of_the_same_size_lies_where_it_says(tmp_path):
+    path = with_clouds(tiny.make(tmp_path))
+    mask = np.zeros((96, 80, 1), np.uint8)
+    mask[30, 30] = 4
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"Q_{date}.tif", mask, tiny.grid(96, 80).moved(10, 20))
+    expected = np.zeros((96, 80), bool)
+    expected[10:, 20:] = True  # beyond the layer nothing is known
+    expected[40, 50] = False
+    assert (opened(path).read("fine", DAY[0]).valid == expected).all()
+
+
+def test_a_band_in_a_file_of_its_own_lies_where_it_says(tmp_path):
+    image = tiny.land(96, 80)
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"S_{date}_g.tif", image[..., :1], tiny.grid(96, 80))
+        rasters.write(tmp_path / f"S_{date}_n.tif", image[..., 1:], tiny.grid(96, 80).moved(5, 0))
+    path = tiny.make(tmp_path)
+    path.write_text(
+        path.read_text().replace(
+            'files = "F_{year}-{month}-{day}.tif"',
+            'files = "S_{year}-{month}-{day}_{band}.tif"\nbands = { green = "g", nir = "n" }',
+        )
+    )
+    read = opened(path).read("fine", DAY[0])
+    assert (read.dn[5:, :, 1] == image[:-5, :, 1]).all() and read.valid[5:].all()
+    assert (read.dn[5:, :, 0] == image[5:, :, 0]).all() and not read.valid[:5].any()
+
+
+def test_layers_without_a_place_need_the_images_size(tmp_path):
+    path = with_clouds(tiny.make(tmp_path))
+    for date in tiny.DATES:
+        rasters.write(tmp_path / f"Q_{date}.tif", np.zeros((96, 80, 1), np.uint8), Grid(80, 96))
+    assert opened(path).read("fine", DAY[0]).valid.all()
+    rewrite(tmp_path, f"Q_{tiny.DATES[0]}.tif", np.zeros((48, 40, 1), np.uint8), Grid(40, 48))
+    with pytest.raises(errors.InputError, match=rf"Q_{tiny.DATES[0]}.*the size of the image"):
+        opened(path)
+
+
+def test_a_quality_layer_without_crs_shares_the_assumed_one(tmp_path):
+    path = with_clouds(tiny.make(tmp_path), "coarse")
+    path.write_text(path.read_text().replace("[coarse]", '[coarse]\nassume_crs = "EPSG:32655"'))
+    mask = np.zeros((6, 5, 1), np.uint8)
+    mask[2, 1] = 4
+    for date in tiny.DATES:
+        bare = dataclasses.replace(tiny.grid(12, 10, size=240.0), crs="")
+        rewrite(tmp_path, f"C_{date}.tif", tiny.blocks(tiny.land(96, 80), 8), bare)
+        rasters.write(
+            tmp_path / f"Q_{date}.tif",
+            mask,
+            dataclasses.replace(tiny.grid(6, 5, size=480.0), crs=""),
+        )
+    valid = opened(path).read("coarse", DAY[0]).valid
+    assert not valid[36:44, 20:28].any() and valid[:28].all() and valid[52:].all()
+
+
+def test_the_union_of_fine_images_of_which_one_has_no_crs(tmp_path):
+    path = tiny.make(tmp_path, more='[grid]\nextent = "union"')
+    bare = dataclasses.replace(tiny.grid(96, 80).moved(10, 0), crs="")
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(96, 80, seed=1), bare)
+    images = opened(path)
+    assert images.grid.shape == (106, 80)
+    assert (images.read("fine", DAY[1]).dn[10:] == tiny.land(96, 80, seed=1)).all()
+
+
+@pytest.mark.parametrize(
+    "stated, removed, message",
+    [
+        ({"scale": 2e-4}, ("scale",), "expected band 1 to state the scale .* 0.0001, found 0.0002"),
+        ({"scale": [1e-4, 5e-4]}, ("scale",), "expected band 2 to state the scale"),
+        (
+            {"scale": 1e-4, "offset": -0.1},
+            ("scale",),
+            "band 1 to state the offset .* 0, found -0.1",
+        ),
+        ({"scale": 1e-4, "offset": -0.1}, (), "band 1 to state the offset"),
+    ],
+)
+def test_scales_and_offsets_that_differ_are_refused(tmp_path, stated, removed, message):
+    path = tiny.make(tmp_path)
+    if removed:
+        path.write_text(path.read_text().replace("scale = 0.0001\n", "", 1))
+    for k, date in enumerate(tiny.DATES):
+        image = tiny.land(96, 80, seed=k)
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), scale=1e-4)
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(96, 80), tiny.grid(96, 80), **stated)
+    with pytest.raises(errors.InputError, match=message):
+        opened(path)
+    path.write_text(path.read_text().replace("[fine]", "[fine]\noffset = 0.0"))
+    if not removed:
+        opened(path)
+
+
+def test_the_files_offset_holds_beside_their_own_scale_written_out(tmp_path):
+    path = tiny.make(tmp_path)
+    for k, date in enumerate(tiny.DATES):
+        image = tiny.land(96, 80, seed=k)
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), scale=1e-4, offset=-0.2)
+    assert opened(path).encoding("fine").offset == -0.2
+    path.write_text(path.read_text().replace("scale = 0.0001", "scale = 0.001", 1))
+    with pytest.raises(errors.InputError, match=r"found -0\.2; fine\.offset says"):
+        opened(path)
+
+
+def test_each_band_has_its_own_nodata_value(tmp_path):
+    path = tiny.make(tmp_path)
+    image = tiny.land(96, 80)
+    image[3, 4, 1], image[5, 6, 1], image[7, 8, 0] = 9999, 7777, 7777
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80))
+    vrt = gdal.Translate(
+        "", str(tmp_path / f"F_{tiny.DATES[0]}.tif"), options=gdal.TranslateOptions(format="VRT")
+    )
+    vrt.GetRasterBand(1).SetNoDataValue(7777)
+    vrt.GetRasterBand(2).SetNoDataValue(9999)
+    gdal.GetDriverByName("VRT").CreateCopy(str(tmp_path / "first.vrt"), vrt)
+    del vrt
+    (tmp_path / "first.vrt").rename(tmp_path / f"F_{tiny.DATES[0]}.vrt")
+    path.write_text(
+        path.read_text().replace('F_{year}-{month}-{day}.tif"', 'F_{year}-{month}-{day}.vrt"')
+    )
+    path.write_text(
+        path.read_text().replace('train = ["2001-10-08", "2001-10-17", "2001-11-02"]', "train = []")
+    )
+    valid = opened(path).read("fine", DAY[0]).valid
+    assert [tuple(k) for k in np.argwhere(~valid)] == [(3, 4), (7, 8)]
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_pixels_that_a_file_masks_are_invalid(tmp_path, kind):
+    path = tiny.make(tmp_path)
+    covered = np.full((96, 80), 255, np.uint8)
+    covered[20:30, 5:50] = 0
+    for date in tiny.DATES:
+        file = tmp_path / f"F_{date}.tif"
+        bands = 2 + (kind == "alpha")
+        rewrite(tmp_path, file.name, tiny.land(96, 80, bands), tiny.grid(96, 80))
+        masked = gdal.OpenEx(str(file), gdal.OF_UPDATE)
+        if kind == "mask":
+            masked.CreateMaskBand(gdal.GMF_PER_DATASET)
+            masked.GetRasterBand(1).GetMaskBand().WriteArray(covered)
+        else:
+            masked.GetRasterBand(3).SetColorInterpretation(gdal.GCI_AlphaBand)
+            masked.GetRasterBand(3).WriteArray(covered)
+        del masked
+    rasters.close_all()
+    rasters.info.cache_clear()
+    read = opened(path).read("fine", DAY[0], Window(10, 2, 50, 60))
+    assert (read.valid == (covered > 0)[10:60, 2:62]).all()
+
+
+def test_bytes_of_four_bands_have_no_alpha(tmp_path):
+    path = tiny.make(tmp_path)
+    path.write_text(
+        path.read_text().replace('["green", "nir"]', '["blue", "green", "red", "nir"]', 1)
+    )
+    for side, grid in (("F", tiny.grid(96, 80)), ("C", tiny.grid(12, 10, size=240.0))):
+        for date in tiny.DATES:
+            image = (tiny.land(*grid.shape, 4) // 16).astype(np.uint8)
+            image[:5, :5, 3] = 0
+            rewrite(tmp_path, f"{side}_{date}.tif", image, grid)
+    assert opened(path).read("fine", DAY[0]).valid.all()
+
+
+def test_pixel_sizes_in_metres_beside_grids_in_degrees(tmp_path):
+    path = tiny.make(tmp_path)
+    degrees = 0.00027
+    wgs84 = rasters.crs_wkt("EPSG:4326")
+    for k, date in enumerate(tiny.DATES):
+        image = tiny.land(96, 80, seed=k)
+        smooth = np.repeat(np.repeat(tiny.blocks(image, 8), 8, 0), 8, 1)
+        grid = Grid(80, 96, (145, degrees, 0, -34, 0, -degrees), wgs84)
+        rewrite(tmp_path, f"F_{date}.tif", image, grid)
+        rewrite(tmp_path, f"C_{date}.tif", smooth, grid)
+    path.write_text(path.read_text().replace("[coarse]", "[coarse]\npixel_size = 240.0"))
+    metres = degrees * np.pi / 180 * 6378137
+    assert opened(path).ratio == pytest.approx(240 / metres)
 
 
 # --- what is wrong, in one sentence ---

@@ -282,6 +282,38 @@ def test_neighbouring_tiles_are_joined(tmp_path):
     assert (rasters.read(files, (), Window(2, 10, 5, 15)) == image[2:7, 10:25]).all()
 
 
+@pytest.mark.parametrize(
+    "image, moved, message",
+    [
+        (tiny.land(20, 12).astype(np.uint16), 0, "expected int16 pixels as in its neighbour"),
+        (tiny.land(20, 12), 0.5, "expected pixels that continue those of its neighbour"),
+    ],
+)
+def test_tiles_that_would_be_left_out_or_misplaced_are_refused(tmp_path, image, moved, message):
+    grid = tiny.grid(20, 30)
+    rasters.write(tmp_path / "0.tif", tiny.land(20, 18), grid.crop(Window(0, 0, 20, 18)))
+    rasters.write(tmp_path / "1.tif", image, grid.crop(Window(0, 18, 20, 12)).moved(moved, 0))
+    with pytest.raises(errors.InputError, match=rf"1\.tif: {message}"):
+        rasters.info((str(tmp_path / "0.tif"), str(tmp_path / "1.tif")))
+
+
+@pytest.mark.parametrize("dtype, value", [("int16", -32768), ("uint16", 65535), ("float32", None)])
+def test_gaps_between_tiles_are_not_black(tmp_path, dtype, value):
+    grid = tiny.grid(20, 30)
+    for k, window in enumerate([Window(0, 0, 10, 18), Window(10, 18, 10, 12)]):
+        rasters.write(
+            tmp_path / f"{k}.tif", tiny.land(10, window.width).astype(dtype), grid.crop(window)
+        )
+    files = tuple(str(tmp_path / f"{k}.tif") for k in range(2))
+    gap = rasters.read(files, (1,), Window(0, 20, 5, 5))
+    assert np.isnan(gap).all() if value is None else (gap == value).all()
+    assert (
+        np.isnan(rasters.info(files).nodata)
+        if value is None
+        else rasters.info(files).nodata == value
+    )
+
+
 def test_tiles_in_different_systems_are_refused(tmp_path):
     rasters.write(tmp_path / "0.tif", tiny.land(4, 4), tiny.grid(4, 4))
     other = Grid(4, 4, tiny.grid(4, 4).geotransform, rasters.crs_wkt("EPSG:32656"))
