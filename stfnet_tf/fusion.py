@@ -192,17 +192,19 @@ def halo(config: presets.ModelConfig) -> int:
     """How many pixels beyond a tile its result depends on, all outputs included."""
     ratio = config.ratio
     coarse = psf.radius(config.coarse_filter_sigma)
+    projected = psf.radius(config.back_projection_sigma)
     stream = coarse + config.receptive_field // 2
     if config.both_fine:
         stream += psf.radius(config.coarse_filter_sigma or ratio)
     if config.back_projection:
-        stream += psf.radius(config.psf_sigma) + psf.radius(config.back_projection_sigma)
+        stream += psf.radius(config.psf_sigma) + projected
+    side = max(stream, psf.radius(config.level_sigma * ratio))
     neighbourhood = psf.radius(config.combination_sigma * ratio)
-    weights = {"local": coarse + neighbourhood, "discrepancy": 2 * neighbourhood}
-    fused = max(stream, weights.get(config.combination, 0), psf.radius(config.level_sigma * ratio))
+    weights = {"local": coarse + projected + neighbourhood, "discrepancy": 2 * neighbourhood}
+    fused = max(side, weights.get(config.combination, 0))
     # The quality layer looks around.
     seen, predicted = expected_error.reach(config)
-    return max(stream + psf.radius(config.psf_sigma), fused + predicted, seen)
+    return max(side + psf.radius(config.psf_sigma), fused + predicted, seen)
 
 
 def _shape_checks(batch: Mapping[str, tf.Tensor], bands: int) -> list[tf.Operation]:

@@ -173,12 +173,27 @@ def test_keras_counts_no_running_sum_among_the_weights():
     assert net.count_params() == sum(np.prod(v.shape) for v in net.trainable_variables)
 
 
-def test_a_tile_with_its_halo_equals_the_whole_image():
-    net = build(coarse_filter=0.1, combination="local", combination_sigma=0.1, psf_fwhm=0.2)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"coarse_filter": 0.1, "combination": "local", "combination_sigma": 0.1},
+        {"level_sigma": 0.8, "combination": "equal", "psf_fwhm": 1.0},
+        {"level_sigma": 0.8, "back_projection": 0.1, "combination": "discrepancy"},
+        {"combination": "local", "combination_sigma": 1.5, "back_projection": 0.85},
+    ],
+    ids=["filtered", "level", "level-and-back-projection", "local-and-back-projection"],
+)
+def test_a_tile_with_its_halo_equals_the_whole_image(changes):
+    net = build(**{"psf_fwhm": 0.3, "kernel_sizes": (3, 1, 1), **changes})
+    if net.config.level_sigma:
+        net.measured.persistence.assign(0.3)
     from stfnet_tf import fusion
 
     halo = fusion.halo(net.config)
     batch = make_batch(size=2 * halo + 24, batch=1)
+    # A gap that ends just outside the tile: part of what fills it comes from there.
+    batch["valid_c2"][:, 5 : halo + 15] = 0
+    batch["c2"] *= batch["valid_c2"]
     whole = net.fuse(batch)
     tile = net.fuse({k: v[:, 5 : 5 + 2 * halo + 6, :] for k, v in batch.items()})
     inside = slice(halo, halo + 6)
