@@ -332,7 +332,13 @@ def _fuse(task: _Task) -> list[scene.Fused | _Failed]:
     except errors.InputError as error:
         if len(task.dates) == 1:
             return [_Failed(task.dates[0].triplet.t2, str(error))]
-    return [made for date in task.dates for made in _fuse(dataclasses.replace(task, dates=(date,)))]
+        logging.warning("Each date by itself, because of them together: %s", error)
+    # Some may have been finished before the failure: what is there now is this program's own.
+    alone = [
+        dataclasses.replace(date, found=_found(task.output_dir, date.triplet, task.images))
+        for date in task.dates
+    ]
+    return [made for date in alone for made in _fuse(dataclasses.replace(task, dates=(date,)))]
 
 
 def _fuse_together(task: _Task) -> list[scene.Fused]:

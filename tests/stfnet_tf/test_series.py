@@ -235,6 +235,21 @@ def test_one_date_that_cannot_be_read_stops_no_other(images, source, tmp_path, c
     assert not [k for k in out.iterdir() if k.name.startswith(".")]
 
 
+def test_a_date_that_cannot_be_finished_is_named_with_its_own_reason(images, source, tmp_path):
+    out, chosen = tmp_path / "out", dates(images)
+    taken = scene.paths(out, chosen[1])[0]
+    taken.mkdir(parents=True)
+    (taken / "file").touch()
+    plan = series.Plan.of(images, source, chosen, out, overwrite=True)
+    made = []
+    with pytest.raises(
+        errors.InputError, match=rf"{taken.name}.*Of 4 dates, 3 were fused"
+    ) as found:
+        made.extend(plan.run(place=series.Place(workers=1)))
+    assert "another" not in str(found.value)
+    assert {k.triplet for k in made} == {k for k in chosen if k != chosen[1]}
+
+
 def test_two_programs_do_not_share_a_series_out(images, source, tmp_path):
     out = tmp_path / "out"
     plans = [series.Plan.of(again(images), source, dates(images), out) for _ in range(2)]
