@@ -6,7 +6,8 @@ spread function, are the regressors; the coarse change is the response; the weig
 fine grid because a linear map of pixels and a blur change places. Only what varies within a few
 coarse pixels is compared, since what varies more slowly comes in by back-projection. The ridge's
 strength is, for each band, that of the greatest marginal likelihood (MacKay 1992), so nothing is
-tuned.
+tuned. A place that changed otherwise than the rest, a field that burnt, must not shape the weights
+of all others, so residuals that are too large count less (Huber 1981).
 
 Before that, two things are measured on the pixels that F1 and F3 share: what one fine image tells
 of the other, for pixels where the other is hidden; and how much of the fine images' discrepancy
@@ -28,6 +29,11 @@ HIGH_PASS = 2.0
 # Samples a coarse pixel along each axis; more would repeat what the point spread function blurs.
 SAMPLING = 4
 STRENGTHS = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 40))
+# Residuals beyond this many robust standard deviations count less, which is found out this often.
+CUT = 2.0
+REWEIGHTED = 2
+# Samples of a side that are kept in memory; of a larger scene every second, fourth … one.
+MOST_SAMPLES = 2**20
 
 Batch = Mapping[str, tf.Tensor]
 Tiles = Callable[[], Iterable[Batch]]
@@ -42,19 +48,20 @@ class Moments:
 
     def __post_init__(self):
         k, b = self.regressors, self.responses
-        self.count = 0
+        self.count = 0.0
         self.x, self.y = np.zeros(k), np.zeros(b)
         self.xx, self.xy, self.yy = np.zeros((k, k)), np.zeros((k, b)), np.zeros(b)
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Adds samples."""
+    def add(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Adds samples, each with a weight [n, 1]; 1 where None."""
         x, y = x.astype(np.float64), y.astype(np.float64)
-        self.count += len(x)
-        self.x += x.sum(0)
-        self.y += y.sum(0)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-        self.yy += (y**2).sum(0)
+        weighted = x if weights is None else weights * x
+        self.count += len(x) if weights is None else float(weights.sum())
+        self.x += weighted.sum(0)
+        self.y += (y if weights is None else weights * y).sum(0)
+        self.xx += weighted.T @ x
+        self.xy += weighted.T @ y
+        self.yy += (y**2 if weights is None else weights * y**2).sum(0)
 
     def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Covariances of x [K, K], of x and y [K, B], and variances of y [B]."""
@@ -95,6 +102,53 @@ def ridge(moments: Moments, cells: float) -> tuple[np.ndarray, np.ndarray]:
     return weights, strength
 
 
+def robust_ridge(x: np.ndarray, y: np.ndarray, cells: float) -> tuple[np.ndarray, np.ndarray]:
+    """`ridge` in which what changed otherwise than the rest, such as a burn scar, counts less.
+
+    Huber's weights by iterated reweighting: a sample at d > `CUT` counts CUT / d, d² the mean over
+    responses of its squared residual in units of their median absolute deviation.
+
+    Args:
+        x: Regressors [n, K].
+        y: Responses [n, B].
+        cells: How many of the samples are independent.
+
+    Returns:
+        Weights and strengths, as `ridge`.
+    """
+    weights = np.ones((len(x), 1))
+    for round_ in range(REWEIGHTED + 1):
+        moments = Moments(x.shape[1], y.shape[1])
+        moments.add(x, y, weights)
+        share = float(weights.mean()) if len(x) else 1.0
+        slopes, strength = ridge(moments, cells * share)
+        if round_ < REWEIGHTED and len(x):
+            residual = (y - moments.y / moments.count) - (x - moments.x / moments.count) @ slopes
+            deviation = np.median(np.abs(residual), 0) / 0.6745 + 1e-12
+            distance = np.sqrt(np.mean((residual / deviation) ** 2, 1, keepdims=True))
+            weights = CUT / np.maximum(distance, CUT)
+    return slopes, strength
+
+
+class _Samples:
+    """Regressors and responses of all tiles, thinned alike where there are very many."""
+
+    def __init__(self):
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._step = 1
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        self._parts.append((x[:: self._step], y[:: self._step]))
+        while sum(len(part) for part, _ in self._parts) > MOST_SAMPLES:
+            self._step *= 2
+            self._parts = [(x[::2], y[::2]) for x, y in self._parts]
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n, K] and [n, B]."""
+        x, y = zip(*self._parts, strict=True)
+        return np.concatenate(x), np.concatenate(y)
+
+
 def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:
     """Sets the weights of a model's streams, and what is measured, from the tiles' images.
 
@@ -110,12 +164,12 @@ def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:
     """
     config = model.config
     bands = len(config.bands)
-    moments = {k: Moments(2 * bands, bands) for k in ("12", "23")}
+    samples = {k: _Samples() for k in ("12", "23")}
     independent = 0.0
     _measure(model, tiles())
     for tile in tiles():
         for side, (x, y) in _samples(model, tile).items():
-            moments[side].add(x, y)
+            samples[side].add(x, y)
         known = tile["valid_c1"] * tile["valid_c2"]
         independent += independent_cells(known, config)
     if not independent:
@@ -124,7 +178,7 @@ def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:
         ("12", "forward", model.forward_stream),
         ("23", "backward", model.backward_stream),
     ):
-        weights, strength = ridge(moments[side], independent)
+        weights, strength = robust_ridge(*samples[side].all(), independent)
         layer = streams.output_layer(stream, name, config)
         layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
         streams.gate(stream, name).passes.assign(np.isfinite(strength).astype(np.float32))

@@ -74,6 +74,51 @@ def test_too_few_cells_teach_nothing():
     assert not weights.any() and np.all(np.isinf(strength))
 
 
+def test_what_changes_otherwise_counts_less():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2000, 3))
+    slopes = np.array([[1.0, -2.0, 0.5], [0.0, 0.3, 1.0]]).T
+    y = x @ slopes + rng.normal(0, 0.1, (2000, 2))
+    burnt = np.arange(2000) < 150
+    y[burnt] = x[burnt] @ [[-3.0, 0.0], [2.0, 2.0], [0.0, -1.0]] - 4.0
+    weights, _ = ridge_start.robust_ridge(x, y, cells=2000)
+    assert np.abs(weights - slopes).max() < 0.1
+    moments = ridge_start.Moments(3, 2)
+    moments.add(x, y)
+    assert np.abs(ridge_start.ridge(moments, cells=2000)[0] - slopes).max() > 0.25
+    # Huber's M-estimate of one response, found by scikit-learn in its own way.
+    other = sklearn.linear_model.HuberRegressor(epsilon=2.0, alpha=0.0).fit(x, y[:, 1])
+    alone, _ = ridge_start.robust_ridge(x, y[:, 1:], cells=2000)
+    np.testing.assert_allclose(alone[:, 0], other.coef_, atol=0.02)
+
+
+def test_a_scar_leaves_the_rest_of_the_scene_alone():
+    tile = make_tile(size=240)
+    f2 = tile["f2"].numpy().copy()
+    f2[:, 150:200, 150:200] = 0.02
+    tile["f2"] = tf.constant(f2)
+    tile["c2"] = tf.constant(see(f2[0])[None])
+    net = model.StfNet(config())
+    ridge_start.apply(net, lambda: [{k: v for k, v in tile.items() if not k.endswith("f2")}])
+    undisturbed = model.StfNet(config())
+    ridge_start.apply(undisturbed, lambda: [make_tile(size=240)])
+    far = np.s_[0, 30:110, 30:110]
+    errors = [
+        float(tf.sqrt(tf.reduce_mean((k.fuse(tile).f2 - f2)[far] ** 2))) for k in (net, undisturbed)
+    ]
+    assert errors[0] < 1.5 * errors[1]
+
+
+def test_samples_of_a_large_scene_are_thinned_alike(monkeypatch):
+    monkeypatch.setattr(ridge_start, "MOST_SAMPLES", 1000)
+    samples = ridge_start._Samples()
+    for tile in range(7):
+        samples.add(np.full((400, 2), tile), np.full((400, 1), tile))
+    x, y = samples.all()
+    assert (x[:, :1] == y).all() and len(x) <= 1000
+    assert [int((y == tile).sum()) for tile in range(7)] == [100] * 7
+
+
 # Under a cloud in F1 the backward stream stands alone, with a stand-in for F1.
 @pytest.mark.parametrize(("cloud", "share"), [(False, 0.25), (True, 0.4)])
 def test_a_linear_change_is_found_from_the_coarse_images_alone(cloud, share):
