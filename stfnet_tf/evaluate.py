@@ -209,7 +209,9 @@ def make_report(
         for name, prediction in made.items():
             changes = None
             if prediction.changes is not None and case.inputs.f3 is not None:
-                changes = (*prediction.changes, case.inputs.f3 - case.inputs.f1)
+                both = case.inputs.valid_f1 & case.inputs.valid_f3
+                f13 = np.where(both[..., None], case.inputs.f3 - case.inputs.f1, np.nan)
+                changes = (*prediction.changes, f13)
             cost = costs.get((name, case.label), {})
             coverage = float(prediction.valid[case.valid].mean()) if case.valid.any() else math.nan
             row = rate(name, prediction.f2, valid, changes)
@@ -229,6 +231,7 @@ def make_report(
         "split": FLAGS.split,
         "triplets": [str(case.triplet) for case in read],
         "pixels": "valid in the truth and in the prediction of every method",
+        "consistency": "over those of the pixels where F1, F3 and both predicted changes are known",
         "coverage": "share of the truth's valid pixels that a method predicts",
         "coregister": images.dataset.coregister,
         "ratio": read[0].inputs.ratio,

@@ -297,7 +297,9 @@ def score(
       ratio: coarse pixel / fine pixel.
       method: name for the reports.
       date: ISO date of F2.
-      changes: (F̂12, F̂23, F13), same shape, adds the measure `consistency`.
+      changes: (F̂12, F̂23, F13), same shape, NaN where not known, adds the measure `consistency`: it
+        is over those of the `valid` pixels where all three are known, because F̂2 stands where one
+        of the two streams does.
 
     Raises:
       ValueError: the shapes do not agree.
@@ -317,8 +319,9 @@ def score(
     }
     if changes is not None:
         f12, f23, f13 = changes
+        known = valid & np.isfinite(f12 + f23 - f13).all(axis=-1)
         per_band["consistency"] = tuple(
-            consistency(f12[..., b], f23[..., b], f13[..., b], valid) for b in planes
+            consistency(f12[..., b], f23[..., b], f13[..., b], known) for b in planes
         )
     together = {
         "sam_deg": sam_deg(reference, prediction, valid) if len(bands) > 1 else math.nan,

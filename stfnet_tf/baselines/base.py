@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -123,7 +124,8 @@ class Prediction:
       f2: reflectance, float32, [height, width, bands]; 0 where invalid.
       valid: [height, width] of bool.
       quality: expected absolute error, reflectance, [height, width, bands], where a method has one.
-      changes: (F̂12, F̂23), where a method predicts both; they give the measure `consistency`.
+      changes: (F̂12, F̂23), where a method predicts both, NaN where they are not known; they give the
+        measure `consistency`.
     """
 
     f2: np.ndarray
@@ -205,6 +207,25 @@ def weighted(predictions: list[np.ndarray], weights: np.ndarray) -> Prediction:
     f2 = sum(w * p for w, p in zip(weights, predictions, strict=True))
     f2 = np.where(valid[..., None], f2 / np.where(total > 0, total, 1), 0)
     return Prediction(f2.astype(np.float32), valid)
+
+
+def between(
+    changes: Sequence[np.ndarray], sides: tuple[Side, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(F̂12, F̂23) for a `Prediction`, from what leads from each of two sides to F2.
+
+    Args:
+      changes: F̂2 − F1 and F̂2 − F3, reflectance, [height, width, bands].
+      sides: the sides, whose masks say where each is known.
+
+    Returns:
+      float32, NaN where the side is invalid.
+    """
+    forward, backward = (
+        np.where(side.valid[..., None], change, np.nan).astype(np.float32)
+        for change, side in zip(changes, sides, strict=True)
+    )
+    return forward, -backward
 
 
 def inverse_change_weights(sides: tuple[Side, ...], size: int) -> np.ndarray:

@@ -65,9 +65,7 @@ class Elm:
         ]
         weights = base.inverse_change_weights(sides, 2 * round(inputs.ratio) + 1)
         result = base.weighted([s.f + c for s, c in zip(sides, changes, strict=True)], weights)
-        return dataclasses.replace(
-            result, changes=(changes[0].astype(np.float32), -changes[1].astype(np.float32))
-        )
+        return dataclasses.replace(result, changes=base.between(changes, sides))
 
     def _features(self, change: np.ndarray, fine: np.ndarray, ratio: float) -> np.ndarray:
         """Coarse change in a window and fine reflectance, [height, width, features]."""

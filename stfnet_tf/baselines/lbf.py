@@ -83,9 +83,7 @@ class Lbf:
             ]
         weights = base.inverse_change_weights(sides, 2 * round(inputs.ratio) + 1)
         result = base.weighted([s.f + c for s, c in zip(sides, changes, strict=True)], weights)
-        return dataclasses.replace(
-            result, changes=(changes[0].astype(np.float32), -changes[1].astype(np.float32))
-        )
+        return dataclasses.replace(result, changes=base.between(changes, sides))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,7 @@ class Spstfm:
         f2 = [side.f + change for side, change in zip(sides, changes, strict=True)]
         weights = base.inverse_change_weights(sides, 2 * round(inputs.ratio) + 1)
         result = base.weighted(f2, weights)
-        return dataclasses.replace(
-            result, changes=(changes[0].astype(np.float32), -changes[1].astype(np.float32))
-        )
+        return dataclasses.replace(result, changes=base.between(changes, sides))
 
     def _learn(
         self, f13: np.ndarray, c13: np.ndarray, valid: np.ndarray, seed: int

@@ -65,8 +65,8 @@ class Stfnet:
             forward = model.operator.add(batch["f1"], streams["f12"])
             backward = model.operator.add(batch["f3"], -streams["f23"])
             changes = (
-                (forward - batch["f1"])[0].numpy(),
-                (batch["f3"] - backward)[0].numpy(),
+                tf.where(streams["valid12"] > 0, forward - batch["f1"], np.nan)[0].numpy(),
+                tf.where(streams["valid23"] > 0, batch["f3"] - backward, np.nan)[0].numpy(),
             )
         quality = np.where(valid[..., None], fused.quality[0].numpy(), np.nan)
         return base.Prediction(fused.f2[0].numpy(), valid, quality, changes)

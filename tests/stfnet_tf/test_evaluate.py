@@ -77,6 +77,22 @@ def test_compare_scores_all_methods_on_the_same_pixels(made):
     assert pictures == {f"{k}_2001-07-11.png" for k in ("comparison", "images", "apa")}
 
 
+def test_consistency_is_over_pixels_without_clouds_on_any_date(made):
+    folder, images, network, _ = made
+    case = cases.read_all(images, cases.choose(images, "test"))[0]
+    names = ("f1", "f3", "c1", "c2", "c3")
+    masks = {name: getattr(case.inputs, f"valid_{name}") for name in names}
+    batch = {name: getattr(case.inputs, name)[None] for name in names}
+    batch |= {f"valid_{k}": v[None, ..., None].astype(np.float32) for k, v in masks.items()}
+    streams = network(batch)
+    f13 = case.inputs.f3 - case.inputs.f1
+    clear = np.logical_and.reduce([case.valid, *masks.values()])
+    expected = error_of((streams["f12"] + streams["f23"]).numpy()[0], f13, clear)
+    rows = json.loads((folder / "compared" / "metrics.json").read_text())["scores"]
+    found = [rows[2]["consistency"][band] for band in scenes.BANDS]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_saved_predictions_score_the_same_when_they_are_read_back(made):
     folder, _, _, _ = made
     done = run(

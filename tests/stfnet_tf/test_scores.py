@@ -163,6 +163,27 @@ def test_consistency_by_hand():
     assert s.per_band["consistency"] == (pytest.approx(0.01),)
 
 
+def test_consistency_is_over_pixels_where_all_changes_are_known():
+    f12, f23 = np.full((4, 4, 2), 0.02), np.full((4, 4, 2), 0.03)
+    f13 = np.full((4, 4, 2), 0.04)
+    # A cloud over F1 in the first row, over C3 in the second column; F̂2 stands all the same.
+    f13[0], f12[0], f23[:, 1, 0] = np.nan, 0.9, np.nan
+    valid = np.ones((4, 4), bool)
+    valid[3] = False
+    f12[3] = 0.7
+
+    def rate(*changes):
+        return scores.score(
+            f13, f12, valid, bands=("red", "nir"), ratio=8, method="m", date="d", changes=changes
+        )
+
+    assert rate(f12, f23, f13).per_band["consistency"] == (pytest.approx(0.01),) * 2
+    nowhere = rate(f12, np.full_like(f23, np.nan), f13)
+    assert nowhere.as_dict()["consistency"] == {"red": None, "nir": None, "mean": None}
+    table = scores.Report("d", (nowhere, nowhere)).table()
+    assert list(table.columns[4 + len(scores.BAND_MEASURES)].cells) == ["–", "–"]
+
+
 def test_shapes_are_checked():
     x = image(6)
     with pytest.raises(ValueError, match=r"prediction has shape .* expected \(24, 30, 3\)"):

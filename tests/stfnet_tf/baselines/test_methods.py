@@ -99,6 +99,18 @@ def test_changes_lead_from_both_sides(name):
     assert ((prediction.f2 > low - 1e-5) & (prediction.f2 < high + 1e-5)).all()
 
 
+@pytest.mark.parametrize("name", ["spstfm", "elm", "lbf"])
+def test_changes_are_known_where_their_side_is(name):
+    inputs, _ = landscapes.scene(40)
+    valid_f1, valid_c3 = np.ones((2, 40, 40), bool)
+    valid_f1[:10], valid_c3[:, 30:] = False, False
+    inputs = dataclasses.replace(inputs, valid_f1=valid_f1, valid_c3=valid_c3)
+    for change, valid in zip(
+        base.method(name).predict(inputs).changes, (valid_f1, valid_c3), strict=True
+    ):
+        np.testing.assert_array_equal(np.isfinite(change), np.stack([valid, valid], axis=-1))
+
+
 @pytest.mark.parametrize("name", base.names())
 def test_one_band_and_an_odd_shape(name):
     inputs, _ = landscapes.scene(40)
