@@ -274,3 +274,19 @@ def masked_gaussian(image: np.ndarray, valid: np.ndarray, sigma: float) -> np.nd
     total = ndimage.gaussian_filter(image.astype(np.float64) * inside[..., None], (sigma, sigma, 0))
     some = share > 1e-6
     return np.where(some[..., None], total / np.where(some, share, 1)[..., None], 0)
+
+
+def nearest_valid(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The image with each invalid pixel as its nearest valid one; 0 where no pixel is valid.
+
+    For what looks at a pixel's surroundings as a whole, the same that edge padding is at the
+    image's border.
+
+    Args:
+      image: [height, width, bands].
+      valid: [height, width] of bool.
+    """
+    if not valid.any():
+        return np.zeros_like(image)
+    rows, cols = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return image[rows, cols]

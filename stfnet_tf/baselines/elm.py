@@ -8,7 +8,6 @@ based upon extreme learning machine", IEEE GRSL 13(12), 2039–2043, 2016, doi
 import dataclasses
 
 import numpy as np
-from scipy import ndimage
 from sklearn import linear_model
 
 from stfnet_tf.baselines import base
@@ -55,31 +54,37 @@ class Elm:
         pixels = rng.permutation(np.flatnonzero(valid))[:TRAINING_PIXELS]
         x, y = [], []
         for change, here, there in ((outer[0], forward, backward), (outer[1], backward, forward)):
-            features = self._features(change, here.f, inputs.ratio)
+            features = self._features(change, here.f, valid, inputs.ratio)
             x.append(features.reshape(-1, features.shape[-1])[pixels])
             y.append((there.f - here.f - change).reshape(-1, change.shape[-1])[pixels])
         machine = Machine.fit(np.concatenate(x), np.concatenate(y), self.hidden, self.ridge, rng)
         changes = [
-            change + machine(self._features(change, side.f, inputs.ratio))
+            change + machine(self._features(change, side.f, side.valid, inputs.ratio))
             for change, side in zip(wanted, sides, strict=True)
         ]
         weights = base.inverse_change_weights(sides, 2 * round(inputs.ratio) + 1)
         result = base.weighted([s.f + c for s, c in zip(sides, changes, strict=True)], weights)
         return dataclasses.replace(result, changes=base.between(changes, sides))
 
-    def _features(self, change: np.ndarray, fine: np.ndarray, ratio: float) -> np.ndarray:
-        """Coarse change in a window and fine reflectance, [height, width, features]."""
+    def _features(
+        self, change: np.ndarray, fine: np.ndarray, valid: np.ndarray, ratio: float
+    ) -> np.ndarray:
+        """Coarse change in a window and fine reflectance, [height, width, features].
+
+        Those of a valid pixel do not depend on what invalid ones hold.
+        """
         step = max(1, round(ratio / 2))
         shifts = range(-self.radius * step, self.radius * step + 1, step)
         pad = self.radius * step
-        padded = np.pad(change, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+        known = base.nearest_valid(change, valid)
+        padded = np.pad(known, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
         height, width = change.shape[:2]
         window = [
             padded[pad + r : pad + r + height, pad + c : pad + c + width]
             for r in shifts
             for c in shifts
         ]
-        smooth = ndimage.gaussian_filter(fine, (1.5, 1.5, 0))
+        smooth = base.masked_gaussian(fine, valid, 1.5)
         return np.concatenate([*window, fine, fine - smooth], axis=-1)
 
 

@@ -8,7 +8,7 @@ neighbourhood and a global regression moves the whole shape; here they look at a
 import dataclasses
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
 from sklearn import ensemble, linear_model, preprocessing
 
 from stfnet_tf.baselines import base
@@ -69,7 +69,10 @@ class Lbf:
         guess = [change.copy() for change, _ in known]
         changes = [change.copy() for change, _ in wanted]
         for stage in range(self.stages):
-            x = _all_features(known, guess, inputs.ratio)
+            x = [
+                _features(change, here.f, g, valid, inputs.ratio)
+                for (change, here), g in zip(known, guess, strict=True)
+            ]
             rest = [t - g for t, g in zip(truth, guess, strict=True)]
             learned = Stage.fit(
                 np.concatenate([_rows(image)[pixels] for image in x]),
@@ -77,7 +80,10 @@ class Lbf:
                 self, inputs.seed + stage,
             )  # fmt: skip
             guess = [g + self.shrinkage * learned(image) for g, image in zip(guess, x, strict=True)]
-            x = _all_features(wanted, changes, inputs.ratio)
+            x = [
+                _features(change, side.f, g, side.valid, inputs.ratio)
+                for (change, side), g in zip(wanted, changes, strict=True)
+            ]
             changes = [
                 g + self.shrinkage * learned(image) for g, image in zip(changes, x, strict=True)
             ]
@@ -123,27 +129,21 @@ class Stage:
         return np.concatenate(parts).reshape(*features.shape[:2], -1) * self.scale
 
 
-def _features(change: np.ndarray, fine: np.ndarray, guess: np.ndarray, ratio: float) -> np.ndarray:
+def _features(
+    change: np.ndarray, fine: np.ndarray, guess: np.ndarray, valid: np.ndarray, ratio: float
+) -> np.ndarray:
     """A pixel's neighbourhood, float32, [height, width, features].
 
     The fine image, its differences to two neighbourhood means and its local spread, the coarse
-    change as it is and smoothed, and how the predicted change differs from its surroundings.
+    change as it is and smoothed, and how the predicted change differs from its surroundings. The
+    means are over valid pixels alone.
     """
-    near, far = (ndimage.gaussian_filter(fine, (s, s, 0)) for s in (1.5, ratio / 2))
-    spread = np.sqrt(ndimage.gaussian_filter((fine - near) ** 2, (1.5, 1.5, 0)))
-    smooth = ndimage.gaussian_filter(change, (ratio, ratio, 0))
-    around = guess - ndimage.gaussian_filter(guess, (1.5, 1.5, 0))
+    near, far = (base.masked_gaussian(fine, valid, sigma) for sigma in (1.5, ratio / 2))
+    spread = np.sqrt(base.masked_gaussian((fine - near) ** 2, valid, 1.5))
+    smooth = base.masked_gaussian(change, valid, ratio)
+    around = guess - base.masked_gaussian(guess, valid, 1.5)
     parts = [fine, fine - near, fine - far, spread, change, smooth, around]
     return np.concatenate(parts, axis=-1).astype(np.float32)
-
-
-def _all_features(
-    changes: list[tuple[np.ndarray, base.Side]], guesses: list[np.ndarray], ratio: float
-) -> list[np.ndarray]:
-    return [
-        _features(change, side.f, guess, ratio)
-        for (change, side), guess in zip(changes, guesses, strict=True)
-    ]
 
 
 def _rows(image: np.ndarray) -> np.ndarray:

@@ -55,14 +55,15 @@ class Spstfm:
     def _predict(self, inputs: base.Inputs) -> base.Prediction:
         forward, backward = sides = inputs.sides()
         valid = forward.valid & backward.valid
+        wanted = [base.nearest_valid(side.c2 - side.c, side.valid) for side in sides]
         changes = [np.zeros(forward.f.shape) for _ in sides]
         for band in range(forward.f.shape[-1]):
             f13 = (backward.f - forward.f)[..., band]
             c13 = (backward.c - forward.c)[..., band]
             coder = self._learn(f13, c13, valid, inputs.seed)
-            for change, side in zip(changes, sides, strict=True):
-                wanted = np.where(side.valid, (side.c2 - side.c)[..., band], 0)
-                change[..., band] = wanted + (coder.detail(wanted) if coder else 0)
+            for change, coarse in zip(changes, wanted, strict=True):
+                plane = coarse[..., band]
+                change[..., band] = plane + (coder.detail(plane) if coder else 0)
         f2 = [side.f + change for side, change in zip(sides, changes, strict=True)]
         weights = base.inverse_change_weights(sides, 2 * round(inputs.ratio) + 1)
         result = base.weighted(f2, weights)

@@ -18,6 +18,11 @@ def fields(size=64, seed=0):
     return np.argmax(ndimage.gaussian_filter(rng.standard_normal((3, size, size)), (0, 4, 4)), 0)
 
 
+def clouds(rng, size=64):
+    """Where random clouds of a few coarse pixels hide the land."""
+    return ndimage.gaussian_filter(rng.standard_normal((size, size)), 4) > 0.08
+
+
 def coarse(fine):
     """What the coarse sensor sees of a fine image, on the fine grid."""
     return ndimage.gaussian_filter(fine, (RATIO / 2, RATIO / 2, 0)).astype(np.float32)

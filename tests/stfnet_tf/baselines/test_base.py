@@ -120,6 +120,17 @@ def test_masked_gaussian_ignores_what_is_masked():
     assert (base.masked_gaussian(image, ~valid & False, 2.0) == 0).all()
 
 
+def test_invalid_pixels_become_the_nearest_valid_one():
+    image = np.arange(10.0).reshape(2, 5, 1)
+    valid = np.array([[True, False, False, False, True], [False] * 5])
+    expected = [[0, 0, 0, 4, 4], [0, 0, 0, 4, 4]]
+    found = base.nearest_valid(image, valid)[..., 0]
+    # The middle column is as far from one as from the other.
+    np.testing.assert_array_equal(np.delete(found, 2, 1), np.delete(expected, 2, 1))
+    assert set(found[:, 2]) <= {0, 4}
+    assert (base.nearest_valid(image, valid & False) == 0).all()
+
+
 def test_dates_may_be_equal():
     inputs, _ = landscapes.scene(16)
     day = datetime.date(2001, 7, 11)

@@ -1,9 +1,12 @@
 """The methods that learn from the outer pairs: sparse codes, random layers, trees."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from stfnet_tf.baselines import elm, lbf, spstfm
+from tests.stfnet_tf.baselines import landscapes
 
 
 def test_patches_cover_the_image_and_come_back():
@@ -28,6 +31,19 @@ def test_the_code_of_the_coarse_patch_gives_the_fine_detail():
 def test_too_little_to_learn_from():
     image = np.zeros((9, 9))
     assert spstfm.Spstfm()._learn(image, image, np.ones((9, 9), bool), 0) is None
+
+
+def test_a_gap_in_a_uniform_change_leaves_no_trace_around_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    coder = spstfm.Coder(rng.normal(size=(3, 49)), rng.normal(size=(3, 49)), 0.01, 1e-3, 7, 5)
+    monkeypatch.setattr(spstfm.Spstfm, "_learn", lambda *_: coder)
+    inputs, _ = landscapes.scene(40)
+    uniform = dataclasses.replace(inputs, c2=inputs.c1 + np.float32(0.02))
+    clear = np.ones((40, 40), bool)
+    clear[15:25, 10:30] = False
+    gap = dataclasses.replace(uniform, c2=uniform.c2 * clear[..., None], valid_c2=clear)
+    whole, around = (spstfm.Spstfm().predict(i).changes[0] for i in (uniform, gap))
+    np.testing.assert_allclose(around[clear], whole[clear], atol=1e-6)
 
 
 def test_machine_fits_a_smooth_function():

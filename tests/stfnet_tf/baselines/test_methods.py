@@ -63,6 +63,30 @@ def test_clouds(name):
 
 
 @pytest.mark.parametrize("name", base.names())
+def test_what_invalid_pixels_hold_does_not_matter(name):
+    inputs, _ = landscapes.scene(48)
+    rng = np.random.default_rng(1)
+    images = ("f1", "f3", "c1", "c2", "c3")
+    masks = {f"valid_{k}": ~landscapes.clouds(rng, 48) for k in images}
+
+    def predict(rubbish):
+        hidden = {
+            k: np.where(masks[f"valid_{k}"][..., None], getattr(inputs, k), rubbish())
+            for k in images
+        }
+        hidden = {k: v.astype(np.float32) for k, v in hidden.items()}
+        return base.method(name).predict(dataclasses.replace(inputs, **hidden, **masks))
+
+    first = predict(lambda: 0.0)
+    again = predict(lambda: rng.choice([-0.9999, 1.0, 6.5535, 1e6], (48, 48, 2)))
+    assert 0 < first.valid.sum() < first.valid.size
+    np.testing.assert_array_equal(again.valid, first.valid)
+    np.testing.assert_array_equal(again.f2, first.f2)
+    for change, same in zip(first.changes or (), again.changes or (), strict=True):
+        np.testing.assert_array_equal(same, change)
+
+
+@pytest.mark.parametrize("name", base.names())
 def test_all_clouds(name):
     inputs, _ = landscapes.scene(24)
     nowhere = np.zeros((24, 24), bool)
