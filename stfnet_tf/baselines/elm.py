@@ -8,6 +8,7 @@ based upon extreme learning machine", IEEE GRSL 13(12), 2039–2043, 2016, doi
 import dataclasses
 
 import numpy as np
+from scipy import special
 from sklearn import linear_model
 
 from stfnet_tf.baselines import base
@@ -131,7 +132,7 @@ class Machine:
         return np.concatenate(parts).reshape(*features.shape[:2], -1) * self.output_scale
 
     def _hidden(self, x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-((x - self.centre) / self.scale @ self.weights + self.biases)))
+        return special.expit((x - self.centre) / self.scale @ self.weights + self.biases)
 
 
 METHOD = Elm()

@@ -56,6 +56,20 @@ def test_machine_fits_a_smooth_function():
     assert (error < 0.15 * y.std(axis=0)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_machine_saturates_far_from_what_it_learned():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (100, 3))
+    machine = elm.Machine.fit(x, x[:, :1], 20, 1e-3, rng)
+    assert np.isin(machine._hidden(1e12 * x), [0, 1]).all()
+    np.testing.assert_allclose(
+        machine._hidden(x),
+        0.5
+        + 0.5
+        * np.tanh(((x - machine.centre) / machine.scale @ machine.weights + machine.biases) / 2),
+    )
+
+
 @pytest.mark.parametrize("bands", [1, 2])
 def test_leaves_and_regression_fit_steps(bands):
     rng = np.random.default_rng(0)
