@@ -50,10 +50,13 @@ class Estarfm:
         fine = np.stack([side.f for side in sides]).astype(np.float64)
         coarse = np.stack([side.c for side in sides]).astype(np.float64)
         tolerance = np.array([2 * image[both].std(axis=0) / self.classes for image in fine])
+        half = self.window // 2
+        # A window has a centre: one of even width is a pixel wider.
+        width = 2 * half + 1
         f2 = _predict(
-            fine, coarse, inputs.c2.astype(np.float64), both, self.window // 2, tolerance,
-            _similarity(fine, coarse), self.least_change, _critical_r2(2 * self.window**2),
-            base.inverse_change_weights(sides, self.window),
+            fine, coarse, inputs.c2.astype(np.float64), both, half, tolerance,
+            _similarity(fine, coarse), self.least_change, _critical_r2(2 * width**2),
+            base.inverse_change_weights(sides, width),
         )  # fmt: skip
         if both.all():
             return base.Prediction(f2.astype(np.float32), both)

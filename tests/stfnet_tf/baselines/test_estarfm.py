@@ -1,5 +1,7 @@
 """ESTARFM against a plain computation with NumPy's and SciPy's own statistics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -51,6 +53,21 @@ def test_against_the_equations():
     f2 = method.predict(inputs).f2
     for row, col in ((0, 0), (16, 11), (31, 31), (5, 27)):
         np.testing.assert_allclose(f2[row, col], by_the_book(inputs, row, col, method), rtol=1e-5)
+
+
+def test_a_window_of_even_width_may_be_full_of_similar_pixels():
+    inputs, _ = landscapes.scene(20)
+    rng = np.random.default_rng(0)
+    plain = {k: rng.uniform(0.2, 0.2005, (20, 20, 2)).astype(np.float32) for k in ("f1", "f3")}
+    for image in plain.values():
+        # Raises the tolerance for all others.
+        image[0, 0] = 0.6
+    inputs = dataclasses.replace(inputs, **plain, c3=inputs.c1 + np.float32(0.1))
+    method = estarfm.Estarfm(window=6)
+    f2 = method.predict(inputs).f2
+    expected = by_the_book(inputs, 11, 10, method)
+    np.testing.assert_allclose(f2[11, 10], expected, rtol=1e-5)
+    np.testing.assert_array_equal(f2, estarfm.Estarfm(window=7).predict(inputs).f2)
 
 
 def test_critical_r2_is_that_of_the_f_test():
