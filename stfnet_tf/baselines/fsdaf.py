@@ -69,18 +69,20 @@ class Fsdaf:
 
     def _unmix(self, blocks: "Blocks", labels: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Change of each class, [classes, bands], from the coarse change, [blocks, bands]."""
-        shares = np.stack([blocks.mean(labels == k) for k in range(self.classes)], axis=-1)
+        classes = labels.max() + 1
+        shares = np.stack([blocks.mean(labels == k) for k in range(classes)], axis=-1)
         shares, change = shares[blocks.used], change[blocks.used]
-        solution = np.zeros((self.classes, change.shape[-1]))
+        solution = np.zeros((classes, change.shape[-1]))
         for band in range(change.shape[-1]):
             c = change[:, band]
             chosen = set()
-            for k in range(self.classes):
+            for k in range(classes):
                 pure = np.argsort(-shares[:, k], kind="stable")[: self.purest]
                 low, high = np.quantile(c[pure], (0.1, 0.9))
                 # The purest blocks hold the blocks whose land changed, too: those are outliers.
                 chosen.update(pure[(c[pure] >= low) & (c[pure] <= high) & (shares[pure, k] > 0)])
-            rows = sorted(chosen)
+            # Among two or three blocks there is no telling which are outliers.
+            rows = sorted(chosen) or list(range(len(c)))
             margin = c.std() + 1e-6
             solution[:, band] = optimize.lsq_linear(
                 shares[rows], c[rows], bounds=(c.min() - margin, c.max() + margin)
@@ -129,11 +131,16 @@ class Blocks:
 
 
 def _cluster(image: np.ndarray, valid: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """Class of each pixel, [height, width]; bands count alike whatever their spread."""
+    """Class of each pixel, [height, width]; bands count alike whatever their spread.
+
+    There are fewer classes where there are fewer different pixels.
+    """
     pixels = image[valid].astype(np.float64)
     pixels = (pixels - pixels.mean(axis=0)) / (pixels.std(axis=0) + 1e-9)
     every = max(1, len(pixels) // CLUSTERED_PIXELS)
-    model = cluster.KMeans(classes, n_init=3, random_state=seed).fit(pixels[::every])
+    clustered = pixels[::every]
+    classes = min(classes, len(np.unique(clustered, axis=0)))
+    model = cluster.KMeans(classes, n_init=3, random_state=seed).fit(clustered)
     labels = np.zeros(valid.shape, np.int64)
     labels[valid] = model.predict(pixels)
     return labels

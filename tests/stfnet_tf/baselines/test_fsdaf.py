@@ -33,6 +33,22 @@ def test_unmixing_recovers_the_classes_change():
     np.testing.assert_allclose(found, truth, atol=1e-6)
 
 
+def test_two_blocks_tell_of_two_classes():
+    labels = np.repeat([[0, 1]], 4, axis=0).repeat(4, axis=1)
+    blocks = fsdaf.Blocks.of(np.ones((4, 8), bool), 4)
+    found = fsdaf.Fsdaf(classes=2)._unmix(blocks, labels, np.array([[0.03], [-0.02]]))
+    np.testing.assert_allclose(found, [[0.03], [-0.02]], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_more_classes_than_different_pixels():
+    image = np.array([[0.1, 0.1, 0.3], [0.3, 0.3, 0.9]])[..., None]
+    valid = np.array([[True, True, True], [True, True, False]])
+    labels = fsdaf._cluster(image, valid, 5, 0)
+    assert labels[0, 0] == labels[0, 1] != labels[0, 2] == labels[1, 0] == labels[1, 1]
+    assert set(labels[valid]) == {0, 1}
+
+
 def test_thin_plate_reproduces_a_plane():
     row, col = np.mgrid[:40, :56].astype(float)
     plane = (0.1 + 0.002 * row - 0.001 * col)[..., None]

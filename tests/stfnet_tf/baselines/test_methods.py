@@ -147,6 +147,28 @@ def test_one_band_and_an_odd_shape(name):
     assert prediction.valid.all() and np.isfinite(prediction.f2).all()
 
 
+@pytest.mark.parametrize("name", base.names())
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((12, 10), 0), ((12, 10), 1), ((12, 10), 3), ((1, 1), 1), ((6, 5), 30), ((1, 40), 40)],
+)
+def test_a_few_pixels(name, shape, count):
+    scene, _ = landscapes.scene(40)
+    images = ("f1", "f3", "c1", "c2", "c3")
+    valid = np.zeros(shape, bool)
+    valid.ravel()[:count] = True
+    cut = {k: getattr(scene, k)[: shape[0], : shape[1]] for k in images}
+    inputs = dataclasses.replace(scene, **cut, **{f"valid_{k}": valid for k in images})
+    prediction = base.method(name).predict(inputs)
+    np.testing.assert_array_equal(prediction.valid, valid)
+    assert prediction.f2.dtype == np.float32 and np.isfinite(prediction.f2).all()
+    known = np.stack(
+        [inputs.f1, inputs.f3, inputs.f1 + inputs.c2 - inputs.c1, inputs.f3 + inputs.c2 - inputs.c3]
+    )[:, valid]
+    # A method may look around and extrapolate, but not far.
+    assert (np.abs(prediction.f2[valid] - known.mean(axis=0)) < 0.2).all()
+
+
 @pytest.mark.parametrize(
     ("name", "public"),
     [
