@@ -166,5 +166,8 @@ def _accuracy(metrics: Mapping[str, Any] | None) -> list[str]:
         return ["Not evaluated."]
     rows = ["| method | date | mean RMSE, reflectance |", "| --- | --- | --- |"]
     for row in metrics["scores"]:
-        rows.append(f"| {row['method']} | {row['date']} | {row['rmse']['mean']:.5f} |")
+        # Null where no pixel could be scored.
+        error = row["rmse"]["mean"]
+        text = "–" if error is None else f"{error:.5f}"
+        rows.append(f"| {row['method']} | {row['date']} | {text} |")
     return rows

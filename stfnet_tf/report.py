@@ -131,7 +131,9 @@ def table(
     bands = [k for k in rows[0]["rmse"] if k != "mean"]
     bands = bands if len(bands) > 1 else []
     columns = [c for c in COLUMNS if any(_value(row, c[0]) is not None for row in rows)]
-    order = sorted(groups, key=lambda k: _mean(groups[k], "rmse"))
+    errors_of = {k: _mean(groups[k], "rmse") for k in groups}
+    # What could not be scored comes last.
+    order = sorted(groups, key=lambda k: (math.isnan(errors_of[k]), errors_of[k]))
     best = {}
     for measure, _, _, direction in columns:
         known = [v for k in groups if not math.isnan(v := _mean(groups[k], measure))]
@@ -141,14 +143,14 @@ def table(
     for name in order:
         group = groups[name]
         cells = [f"{name} (× {len(group)})" if len(group) > 1 else name]
-        cells += [f"{statistics.fmean(r['rmse'][b] for r in group):.4f}" for b in bands]
+        cells += [_text([row["rmse"][b] for row in group], 4) for b in bands]
         for measure, _, digits, _ in columns:
             cell = _cell(group, measure, digits)
             bold = best[measure] is not None and _mean(group, measure) == best[measure]
             cells.append(f"**{cell}**" if bold else cell)
         lines.append("| " + " | ".join(cells) + " |")
     for row in unchanged:
-        cells = [f"*{row['method']} as it is*"] + [f"{row['rmse'][b]:.4f}" for b in bands]
+        cells = [f"*{row['method']} as it is*"] + [_text([row["rmse"][b]], 4) for b in bands]
         cells += [_cell([row], measure, digits) for measure, _, digits, _ in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -166,10 +168,14 @@ def _mean(group: Sequence[Mapping[str, Any]], measure: str) -> float:
 
 def _cell(group: Sequence[Mapping[str, Any]], measure: str, digits: int) -> str:
     values = [v for row in group if (v := _value(row, measure)) is not None]
-    if not values:
-        return "–"
-    text = f"{statistics.fmean(values):.{digits}f}"
+    text = _text(values, digits)
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def _text(values: Sequence[float | None], digits: int) -> str:
+    """The mean of those that are known; a measure without a usable pixel is null."""
+    known = [v for v in values if v is not None]
+    return f"{statistics.fmean(known):.{digits}f}" if known else "–"
 
 
 def _figures(path: Path) -> list[Path]:

@@ -86,12 +86,18 @@ def test_check_is_0_for_a_faithful_export_and_sees_another_model(fusion, tmp_pat
 
 
 def test_card_is_in_the_assets_and_readable(fusion, tmp_path):
-    metrics = {"scores": [{"method": "stfnet", "date": "2001-07-11", "rmse": {"mean": 0.0061}}]}
+    scored = {"2001-07-11": 0.0061, "2001-08-12": None}
+    metrics = {
+        "scores": [
+            {"method": "stfnet", "date": date, "rmse": {"mean": error}}
+            for date, error in scored.items()
+        ]
+    }
     folder = export.save(fusion, tmp_path, metrics=metrics)
     asset = folder / "assets" / export.CARD_FILE
     assert asset.read_text() == (folder / "assets.extra" / export.CARD_FILE).read_text()
     text = (folder / "assets.extra" / "model_card.md").read_text()
-    assert "| stfnet | 2001-07-11 | 0.00610 |" in text
+    assert "| stfnet | 2001-07-11 | 0.00610 |\n| stfnet | 2001-08-12 | – |\n" in text
     for name in fusion.signatures:
         assert f"### {name}" in text
 

@@ -51,6 +51,20 @@ def test_repetitions_are_one_line_with_mean_and_deviation():
     assert cells(second) == ["copy", "0.0200", "0.0400", "0.03000", "–", "0.5"]
 
 
+def test_what_could_not_be_scored_is_a_dash_and_comes_last():
+    nothing = {"red": None, "nir": None, "mean": None}
+    rows = [{**ROWS[0], "method": "hidden", "rmse": nothing}, *ROWS]
+    lines = report.table(rows, [{**row("F1", (0, 0)), "rmse": nothing}])
+    assert [cells(line)[0] for line in lines[2:]] == [
+        "plus (× 2)", "copy", "hidden", "*F1 as it is*",
+    ]  # fmt: skip
+    assert cells(lines[4]) == ["hidden", "–", "–", "–", "–", "0.5"]
+    assert cells(lines[5])[1:4] == ["–"] * 3
+    # A band without a pixel in one repetition alone.
+    partly = [row("plus#1", (0.01, 0.02)), {**row("plus#2", (0, 0)), "rmse": nothing}]
+    assert cells(report.table(partly)[2])[1:4] == ["0.0100", "0.0200", "**0.01500**"]
+
+
 def test_a_document_with_its_figures(results, tmp_path):
     text = report.chapter(results / "boreal" / "metrics.json", tmp_path / "docs" / "accuracy")
     assert text.startswith("## boreal\n\nWhat it is about.\n")
