@@ -80,6 +80,29 @@ class Encoding:
         """Digital numbers of any shape to float32 reflectance."""
         return dn.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
 
+    def digital_numbers(self, reflectance: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Reflectance to digital numbers: rounded, held within the dtype and off its nodata value.
+
+        The same in a graph is `stfnet_tf.fusion.encode`.
+
+        Args:
+            reflectance: (H, W, B).
+            known: (H, W) bool.
+
+        Returns:
+            (H, W, B) in the encoding's dtype, `nodata` where not known.
+        """
+        value = (reflectance.astype(np.float32) - np.float32(self.offset)) / np.float32(self.scale)
+        nodata = self.nodata
+        if np.issubdtype(np.dtype(self.dtype), np.integer):
+            limits = np.iinfo(self.dtype)
+            low = limits.min + (limits.min == nodata)
+            high = limits.max - (limits.max == nodata)
+            value = np.round(np.clip(value, low, high))
+            # What happens to equal the nodata value would vanish.
+            value = np.where(value == nodata, nodata + 1, value)
+        return np.where(known[..., None], value, nodata).astype(self.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:

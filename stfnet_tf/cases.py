@@ -35,6 +35,11 @@ class Case:
     truth: np.ndarray
     valid: np.ndarray
 
+    @property
+    def stem(self) -> str:
+        """The label as the name of a file."""
+        return self.label.replace("/", "_")
+
 
 def open_catalog(
     description: str | Path, data_dir: str | None = None, coregister: str | None = None

@@ -53,7 +53,8 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "save_predictions",
         False,
-        "Also write each prediction as a raster, predictions/<method>/<date>.tif.",
+        "Also write each prediction as a raster, predictions/<method>/<date>.tif, or "
+        "<t1>_<t2>_<t3>.tif where one date is predicted from several pairs.",
     )
 
 
@@ -130,11 +131,10 @@ def _draw(
 ) -> None:
     from stfnet_tf import panels
 
-    date = case.label.replace("/", "_")
-    print(panels.comparison(folder / f"comparison_{date}.png", report, case.label))
-    path = folder / f"images_{date}.png"
+    print(panels.comparison(folder / f"comparison_{case.stem}.png", report, case.label))
+    path = folder / f"images_{case.stem}.png"
     print(evaluate.draw_sheet(path, case, predictions, stretch, columns=4))
-    print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
+    print(panels.apa_diagram(folder / f"apa_{case.stem}.png", report, case.label))
 
 
 def _fitted(
@@ -177,18 +177,11 @@ def save(
     folder: Path,
 ) -> Path:
     """Writes a prediction in the digital numbers and on the grid of the fine images."""
-    import numpy as np
-
     from data_prep import rasters
 
     encoding = images.encoding("fine")
-    dn = (prediction.f2 - encoding.offset) / encoding.scale
-    if np.issubdtype(np.dtype(encoding.dtype), np.integer):
-        limits = np.iinfo(encoding.dtype)
-        # The lowest and highest number may be the one that means "no data".
-        dn = np.clip(np.round(dn), limits.min + 1, limits.max - 1)
-    dn = np.where(prediction.valid[..., None], dn, encoding.nodata).astype(encoding.dtype)
-    path = folder / name / f"{case.triplet.t2}.tif"
+    dn = encoding.digital_numbers(prediction.f2, prediction.valid)
+    path = folder / name / f"{case.stem}.tif"
     path.parent.mkdir(parents=True, exist_ok=True)
     rasters.write(
         path, dn, images.grid, nodata=encoding.nodata, band_names=images.dataset.bands,

@@ -150,7 +150,10 @@ def read_prediction(
     from data_prep import rasters
     from stfnet_tf.baselines import base
 
-    path = folder / f"{case.triplet.t2}.tif"
+    path = folder / f"{case.stem}.tif"
+    if not path.is_file():
+        # As stfnet_tf.fuse names it, whatever it was predicted from.
+        path = folder / f"{case.triplet.t2}.tif"
     if not path.is_file():
         raise errors.InputError(f"{path}: expected the fused image of {case.label}, found none.")
     stored = rasters.read(str(path))
@@ -167,7 +170,7 @@ def read_prediction(
         valid &= (stored != stated.nodata).all(axis=-1)
     f2 = np.where(valid[..., None], stored * scale + (offset or 0), 0).astype(np.float32)
     quality = None
-    quality_path = folder / f"{case.triplet.t2}_quality.tif"
+    quality_path = path.with_name(f"{path.stem}_quality.tif")
     if quality_path.is_file():
         layers = rasters.read(str(quality_path))[..., : f2.shape[-1]]
         step = rasters.info(str(quality_path)).scale or 1.0
@@ -298,7 +301,7 @@ def draw(
     from stfnet_tf import panels
 
     for case, made, stretch in zip(read, results, stretches, strict=True):
-        date = case.label.replace("/", "_")
+        date = case.stem
         name, prediction = list(made.items())[-1]
         print(draw_sheet(folder / f"images_{date}.png", case, {name: prediction}, stretch))
         score = next(s for s in report.scores if (s.method, s.date) == (name, case.label))

@@ -60,5 +60,7 @@ def test_reads_reflectance_and_masks(images):
 
 def test_labels_tell_cases_of_one_date_apart(images):
     chosen = [triplets.Triplet(T1, T2, T3), triplets.Triplet(T1, T2, None)]
-    labels = [case.label for case in cases.read_all(images, chosen)]
+    read = cases.read_all(images, chosen)
+    labels = [case.label for case in read]
+    assert [case.stem for case in read] == [label.replace("/", "_") for label in labels]
     assert labels == ["2001-05-24/2001-07-11/2001-08-12", "2001-05-24/2001-07-11"]

@@ -143,6 +143,32 @@ def test_encoding_never_gives_nodata_to_a_known_pixel(dtype, fill, reflectance, 
     found = fusion.encode(image, known, encoding).numpy().ravel()
     np.testing.assert_array_equal(found, expected)
     assert np.all(found != encoding.nodata)
+    in_numpy = encoding.digital_numbers(image[0], known[0, ..., 0])
+    assert in_numpy.dtype == dtype
+    np.testing.assert_array_equal(in_numpy.ravel(), expected)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        records.Encoding("int16", 1e-4, 0.0, -9999),
+        records.Encoding("int16", 1e-4, 0.0, 0),
+        records.Encoding("uint16", 0.0000275, -0.2, 0),
+        records.Encoding("uint8", 1 / 255, 0.0, 255),
+        records.Encoding("float32", 1.0, 0.0, -9999.0),
+        records.Encoding("float32", 0.5, 0.1),
+    ],
+)
+def test_numpy_and_the_graph_encode_alike(encoding):
+    rng = np.random.default_rng(0)
+    whole = rng.integers(-20, 20, (40, 50, 2)) * encoding.scale + encoding.offset
+    image = np.where(rng.random(whole.shape) < 0.5, whole, rng.normal(0.2, 2, whole.shape))
+    image = image.astype(np.float32)
+    known = rng.random((40, 50)) < 0.8
+    in_graph = fusion.encode(image[None], known[None, ..., None], encoding).numpy()[0]
+    found = encoding.digital_numbers(image, known)
+    assert found.dtype == in_graph.dtype == encoding.dtype
+    np.testing.assert_array_equal(found, in_graph)
 
 
 @pytest.mark.parametrize(
