@@ -134,7 +134,8 @@ class Side:
 class Dates:
     """Which dates, or which triplets written out, serve what.
 
-    Each is a tuple of dates, or of triplets; a triplet's t3 is None where no later image is.
+    Each is a tuple of dates, or of triplets; a triplet's t3 is None where no later image is. A date
+    of `train` that a triplet of `validation` or `test` predicts does not teach.
     """
 
     train: tuple[Date, ...] | tuple[DateTriplet, ...] = ()

@@ -1,9 +1,15 @@
 """Which (t1, t2, t3) to form, and for which split, without leakage.
 
 Splitting by dates, no test date is in any training or validation triplet, and no validation date
-in any training triplet. Around a test date stand the nearest other dates, whatever their split:
-at prediction time both neighbours are known. In `pair` mode F2 never teaches, so the dates to be
-predicted are the very t2 of training, by their coarse image alone.
+in any training triplet; test and validation dates are those of their split's list, or the t2 of
+its written triplets. A list of training dates goes without them; a written triplet with one of
+them is refused. Around a test date stand the nearest other dates, whatever their split: at
+prediction time both neighbours are known.
+
+In `pair` mode a triplet's own F2 never teaches, so the dates to be predicted are the very t2 of
+training, by their coarse image alone, and no test or validation date is a training triplet's t1 or
+t3. The training dates themselves may be both: in a series, F2 of one triplet is F3 of the one
+before it.
 """
 
 import dataclasses
@@ -14,6 +20,7 @@ from data_prep import errors
 from data_prep.dataset import Dataset, Date
 
 SPLITS = ("train", "val", "test")
+_KEYS = {"train": "dates.train", "val": "dates.validation", "test": "dates.test"}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -73,21 +80,26 @@ def form(
         # The same dates in every split: places are kept apart, not times.
         every = _chained(sorted(set(_flat(given["train"]) or paired)), dataset)
         return {split: list(every) for split in SPLITS}
+    tested, validated = _predicted(given["test"]), _predicted(given["val"])
+    held = tested | validated
+    known = sorted({*_flat(given["train"])} - held)
     written = {k: [Triplet(*t) for t in v if isinstance(t, tuple)] for k, v in given.items()}
     dates = {k: [d for d in v if not isinstance(d, tuple)] for k, v in given.items()}
     made = {
-        "train": written["train"] + _chained(dates["train"], dataset),
-        "val": written["val"]
-        + around(dates["val"], sorted({*_flat(given["train"]), *dates["val"]}), dataset),
+        "train": written["train"] + _chained([d for d in dates["train"] if d not in held], dataset),
+        "val": written["val"] + around(dates["val"], sorted({*known, *dates["val"]}), dataset),
         "test": written["test"] + around(dates["test"], paired, dataset),
     }
+    _check_apart(dataset, "val", made["val"], tested, "test")
+    _check_apart(dataset, "train", made["train"], tested, "test")
+    _check_apart(dataset, "train", made["train"], validated, "validation")
     if dataset.supervision == "pair":
-        every = made["train"] + written["val"] + written["test"]
-        every += around([*dates["val"], *dates["test"]], sorted(_flat(given["train"])), dataset)
+        unseen = written["val"] + written["test"]
+        unseen += around([*dates["val"], *dates["test"]], known, dataset)
+        # Written triplets of one series have each other's F2 as their F1 and F3.
+        every = made["train"] + [t for t in unseen if held.isdisjoint((t.t1, t.t3))]
         # A single pair teaches only what the coarse change alone can, so it stands back.
         made["train"] = [t for t in every if t.t3 is not None] or every
-    else:
-        _check_leakage(dataset, made)
     return {split: sorted(set(made[split]), key=lambda t: t.iso) for split in SPLITS}
 
 
@@ -108,6 +120,11 @@ def _flat(entries: Sequence) -> list[Date]:
     for entry in entries:
         dates += [d for d in entry if d] if isinstance(entry, tuple) else [entry]
     return dates
+
+
+def _predicted(entries: Sequence) -> set[Date]:
+    """Dates whose F2 is to be predicted: single ones, and the t2 of written triplets."""
+    return {entry[1] if isinstance(entry, tuple) else entry for entry in entries}
 
 
 def _within(first: Date, last: Date, dataset: Dataset) -> bool:
@@ -160,18 +177,21 @@ def _absent(
 ) -> errors.InputError:
     found = ", ".join(d.isoformat() for d in sorted(there)[:40]) or "none"
     return errors.InputError(
-        f"{dataset.path}: dates.{split}: expected a {side} image of {date} under "
+        f"{dataset.path}: {_KEYS[split]}: expected a {side} image of {date} under "
         f"{dataset.root}, found images of {found}."
     )
 
 
-def _check_leakage(dataset: Dataset, made: dict[str, list[Triplet]]) -> None:
-    """No t2 that is tested may teach; a written-out list may break this by mistake."""
-    kept_apart = {t.t2 for t in made["test"]}
-    for split in ("train", "val"):
-        for triplet in made[split]:
-            if shared := kept_apart & set(triplet.dates):
-                raise errors.InputError(
-                    f"{dataset.path}: dates.{split}: expected no triplet with the test date "
-                    f"{min(shared)}, found {triplet}."
-                )
+def _check_apart(
+    dataset: Dataset, split: str, formed: Sequence[Triplet], held: set[Date], name: str
+) -> None:
+    """No date that scores may teach; a written-out list may break this by mistake."""
+    for triplet in formed:
+        # In `pair` mode a training triplet's own F2 stays out of its records.
+        own = split == "train" and dataset.supervision == "pair"
+        seen = set(triplet.dates) - ({triplet.t2} if own else set())
+        if shared := held & seen:
+            raise errors.InputError(
+                f"{dataset.path}: {_KEYS[split]}: expected no triplet with the {name} date "
+                f"{min(shared)}, found {triplet}."
+            )

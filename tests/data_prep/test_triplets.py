@@ -93,6 +93,32 @@ def test_a_written_training_triplet_with_a_test_date_is_refused():
         formed(train, (), [(DAYS[0], DAYS[1], DAYS[3])])
 
 
+def test_what_a_written_triplet_predicts_is_no_training_date():
+    written = [(DAYS[1], DAYS[2], DAYS[3])]
+    apart = [(0, 1, 3), (1, 3, 4)]
+    assert formed(DAYS[:5], written) == {"train": apart, "val": [(1, 2, 3)], "test": []}
+    assert formed(DAYS[:5], (), written) == {"train": apart, "val": [], "test": [(1, 2, 3)]}
+    made = formed(DAYS[:5], (), written, supervision="pair")
+    assert made["train"] == [(0, 1, 3), (1, 2, 3), (1, 3, 4)]
+
+
+def test_a_written_training_triplet_with_a_validation_date_is_refused():
+    train, validation = [tuple(DAYS[:3])], [(DAYS[0], DAYS[1], DAYS[3])]
+    with pytest.raises(errors.InputError, match=f"train: .*validation date {DAYS[1]}"):
+        formed(train, validation)
+    assert formed(train, validation, supervision="pair")["train"] == [(0, 1, 2), (0, 1, 3)]
+    with pytest.raises(errors.InputError, match=f"dates.validation: .*test date {DAYS[1]}"):
+        formed((), train, validation, supervision="pair")
+
+
+def test_pair_mode_never_learns_from_a_date_that_scores():
+    series = [tuple(DAYS[1:4]), tuple(DAYS[2:5])]
+    made = formed([DAYS[k] for k in (0, 4, 5)], (), series, supervision="pair")
+    assert made == {"train": [(0, 4, 5)], "val": [], "test": [(1, 2, 3), (2, 3, 4)]}
+    with pytest.raises(errors.InputError, match=f"train: .*test date {DAYS[2]}"):
+        formed(series[1:], (), [DAYS[2]], supervision="pair")
+
+
 def test_missing_images_are_named():
     with pytest.raises(errors.InputError, match=f"train: .*coarse image of {DAYS[1]}"):
         formed(DAYS[:3], coarse=[DAYS[0], DAYS[2]])
