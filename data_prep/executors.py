@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _KEPT_BYTES = 256 * 2**20
 _KEPT_ARRAY_BYTES = 32 * 2**20
 
 
-class _Here(Executor):
+class Here(Executor):
     """This very process, at once: for work that is done before a pool has started."""
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
@@ -59,7 +59,7 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
     """
     workers = workers or cores()
     if kind == "processes" and workers == 1:
-        yield _Here()
+        yield Here()
     elif kind == "processes":
         # Spawned, not forked: open rasters and threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
@@ -138,6 +138,23 @@ def results(pending: Sequence[Future], description: str, lost: str) -> Iterator[
     finally:
         for future in pending:
             future.cancel()
+
+
+def in_order(
+    executor: Executor, function: Callable, tasks: Iterable[tuple], description: str, lost: str
+) -> list[Any]:
+    """What a function returns for each of some tasks, its arguments, in the tasks' order.
+
+    Raises:
+        InputError: With `lost`, as `results` does; or what the function raises.
+    """
+    try:
+        pending = [executor.submit(function, *task) for task in tasks]
+    except concurrent.futures.BrokenExecutor:
+        raise errors.InputError(lost) from None
+    for _ in results(pending, description, lost):
+        pass
+    return [future.result() for future in pending]
 
 
 def is_lost_worker(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from absl import logging
 from scipy import ndimage
 from skimage import registration as phase
 
-from data_prep import tiles
+from data_prep import executors, tiles
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
 
@@ -128,12 +128,23 @@ def estimate(
         catalog: The images; its own shifts are left out of account.
         executor: Where the dates are worked on; here and now where None.
         known: Fine dates that may be looked at; `known_dates` where None.
+
+    Raises:
+        InputError: A raster that cannot be read, or a process that was killed.
     """
     plain = Catalog(catalog.dataset)
     known = known_dates(plain) if known is None else list(known)
     dates = plain.coarse_dates
-    run = executor.map if executor else map
-    found = tuple(run(estimate_date, [plain] * len(dates), dates, [known] * len(dates)))
+    found = tuple(
+        executors.in_order(
+            executor or executors.Here(),
+            estimate_date,
+            [(plain, date, known) for date in dates],
+            "looking for shifts",
+            f"{catalog.dataset.path}: expected every process to look for its shifts, found one "
+            f"killed (out of memory?); fewer --workers need less.",
+        )
+    )
     sure = [k for k in found if k.confidence >= _LEAST_CONFIDENCE]
     own = [k for k in sure if k.reference == k.date] or sure
     rows = float(np.median([k.rows for k in own])) if own else 0.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from data_prep import registration, triplets
+from data_prep import executors, registration, triplets
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
 from data_prep.rasters import Grid
@@ -18,17 +18,22 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
     Args:
         images: The catalog; its dataset's `coregister` says whether shifts are looked for.
         executor: A `concurrent.futures.Executor`.
+
+    Raises:
+        InputError: A raster that cannot be read, or a process that was killed.
     """
     described = images.dataset
     dates = sorted({*images.fine_dates, *images.coarse_dates})
     jobs = [(side, date) for date in dates for side in ("fine", "coarse") if images.has(side, date)]
-    looks = dict(
-        zip(
-            jobs,
-            executor.map(_look_at, [images] * len(jobs), *zip(*jobs, strict=True)),
-            strict=True,
-        )
+    seen = executors.in_order(
+        executor,
+        _look_at,
+        [(images, side, date) for side, date in jobs],
+        "looking at images",
+        f"{described.path}: expected every process to look at its images, found one killed (out "
+        f"of memory?); fewer --workers need less.",
     )
+    looks = dict(zip(jobs, seen, strict=True))
     registered = None
     if described.coregister != "off":
         # A first look may look at everything; what is prepared and fused never sees the fine

@@ -51,6 +51,20 @@ def test_a_killed_process_is_one_sentence():
         run(die)
 
 
+def later(k: int) -> int:
+    time.sleep(0.3 / k)
+    return k
+
+
+def test_results_in_the_order_of_the_tasks():
+    with executors.make(workers=2) as pool:
+        tasks = [(k,) for k in (1, 2, 3)]
+        assert executors.in_order(pool, later, tasks, "testing", "one was lost.") == [1, 2, 3]
+        for _ in range(2):  # the second time the pool takes nothing more
+            with pytest.raises(errors.InputError, match=r"^one was lost\.$"):
+                executors.in_order(pool, die, tasks, "testing", "one was lost.")
+
+
 def test_a_killed_dask_worker_is_one_sentence():
     dask = pytest.importorskip("dask", reason="the extra 'distributed' is not installed")
     pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")

@@ -1,11 +1,13 @@
+import concurrent.futures
 import json
 import subprocess
 import sys
+from concurrent.futures import process
 
 import numpy as np
 import pytest
 
-from data_prep import catalog, dataset, errors, executors, quicklook, rasters, survey
+from data_prep import catalog, dataset, errors, executors, quicklook, rasters, registration, survey
 from tests.data_prep import tiny
 
 
@@ -39,6 +41,22 @@ def test_survey_says_what_is_there(described):
     np.testing.assert_allclose(second["fine"]["mean"], expected, rtol=1e-4)
     assert found["triplets"] == {"train": [list(tiny.DATES)], "val": [], "test": []}
     assert found["registration"] is None
+
+
+class Killed(concurrent.futures.Executor):
+    """Whose workers have died by the time that anybody asks for results."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = concurrent.futures.Future()
+        future.set_exception(process.BrokenProcessPool())
+        return future
+
+
+def test_a_killed_process_is_one_sentence(described):
+    images = catalog.Catalog(dataset.load(described))
+    for look in (survey.look, registration.estimate):
+        with pytest.raises(errors.InputError, match=r"tiny\.toml: expected every .* one killed"):
+            look(images, Killed())
 
 
 def test_json_tables_and_picture(described, tmp_path):
