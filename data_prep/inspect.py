@@ -153,6 +153,9 @@ def _correlation_table(found: Mapping[str, Any]) -> "Table":
 
 def _say_registration(out: "Console", found: Mapping[str, Any]) -> None:
     registered = found["registration"]
+    if not registered["told"]:
+        out.print("shift: none can be told from these images; the coarse ones stay where they are")
+        return
     before, after = registered["mean_correlation"]
     agree = "agree" if registered["consistent"] else "do NOT agree with each other"
     out.print(

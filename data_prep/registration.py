@@ -35,6 +35,8 @@ _NEAREST = 1
 # Enough for a fraction of a pixel, and a bound on memory for scenes of any size.
 _MOST_PIXELS = 1500**2
 _LEAST_PIXELS = 64
+# Of reduced pixels: halved, a gradient can still be told.
+_LEAST_SIDE = 4
 # Below that confidence a date takes the shift of the others.
 _LEAST_CONFIDENCE = 0.3
 # Shifts of one series agree when none is further than this from their median, in coarse pixels.
@@ -89,6 +91,11 @@ class Registration:
     spread: float
     consistent: bool
     ratio: float
+
+    @property
+    def told(self) -> bool:
+        """Whether any date is sure of its shift; where none is, nothing is moved."""
+        return any(shift.confidence >= _LEAST_CONFIDENCE for shift in self.found)
 
     @property
     def shifts(self) -> dict[Date, tuple[float, float]]:
@@ -179,12 +186,15 @@ def registered(catalog: Catalog, executor: Executor | None = None) -> Catalog:
             shift.uncertainty,
             shift.confidence,
         )
-    logging.info(
-        "Median shift %+.2f rows, %+.2f columns; the dates %s.",
-        found.rows,
-        found.cols,
-        "agree" if found.consistent else "do NOT agree",
-    )
+    if found.told:
+        logging.info(
+            "Median shift %+.2f rows, %+.2f columns; the dates %s.",
+            found.rows,
+            found.cols,
+            "agree" if found.consistent else "do NOT agree",
+        )
+    else:
+        logging.warning("%s: no shift can be told; the coarse images stay.", catalog.dataset.path)
     return Catalog(catalog.dataset, found.shifts) if mode == "apply" else catalog
 
 
@@ -250,6 +260,7 @@ class Reduced:
     def read(cls, catalog: Catalog, side: str, date: Date) -> "Reduced":
         height, width = catalog.grid.shape
         step = max(1, int(catalog.ratio / 4), math.ceil(math.sqrt(height * width / _MOST_PIXELS)))
+        step = min(step, height, width)
         rows, cols = height // step, width // step
         values = np.zeros((rows, cols, len(catalog.dataset.bands)), np.float32)
         weight = np.zeros((rows, cols), np.float32)
@@ -325,8 +336,10 @@ def _shift(
 ) -> Shift:
     step, ratio = coarse.step, catalog.ratio
     limit = (catalog.dataset.max_shift or max(1.5 * ratio, 4.0)) / step
-    start = _rough(fines[0], coarse, limit)
-    best = _refined(fines, coarse, start, np.ones_like(coarse.weight), limit)
+    best = np.full(2, np.nan)
+    if min(coarse.weight.shape) >= _LEAST_SIDE:
+        start = _rough(fines[0], coarse, limit)
+        best = _refined(fines, coarse, start, np.ones_like(coarse.weight), limit)
     seen = bool(np.isfinite(best).all())
     quarters = _quarters(coarse.weight.shape) if seen else []
     parts = [_refined(fines, coarse, best, quarter, limit) for quarter in quarters]

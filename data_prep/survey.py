@@ -119,6 +119,7 @@ def _registration(images: Catalog, registered: Registration | None) -> dict[str,
         return None
     return {
         "mode": images.dataset.coregister,
+        "told": registered.told,
         "rows": registered.rows,
         "cols": registered.cols,
         "consistent": registered.consistent,

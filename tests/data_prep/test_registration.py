@@ -154,3 +154,18 @@ def test_a_date_of_which_hardly_anything_is_seen_has_no_shift(tmp_path):
     found = registration.estimate(catalog.Catalog(dataset.load(path)))
     (seen,) = [k for k in found.found if k.date.isoformat() == tiny.DATES[1]]
     assert (seen.rows, seen.cols, seen.confidence) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio"), [((1, 1), 16), ((6, 6), 16), ((40, 7), 16), ((1, 40), 1.5), ((3, 400), 1.5)]
+)
+def test_scenes_too_small_for_a_shift(tmp_path, shape, ratio):
+    for k, date in enumerate(tiny.DATES):
+        image = np.random.default_rng(k).integers(500, 4000, (*shape, 2)).astype(np.int16)
+        for side in "FC":
+            rasters.write(tmp_path / f"{side}_{date}.tif", image, tiny.grid(*shape))
+    path = tiny.describe(tmp_path, more='[registration]\nmode = "apply"\n')
+    path.write_text(path.read_text().replace("[coarse]", f"[coarse]\nratio = {ratio}"))
+    images = catalog.Catalog(dataset.load(path))
+    assert not registration.estimate(images).told
+    assert set(registration.registered(images).shifts.values()) == {(0.0, 0.0)}
