@@ -147,8 +147,14 @@ def _correlation_table(found: Mapping[str, Any]) -> "Table":
     for seen in found["dates"]:
         if correlation := seen.get("correlation"):
             pairs = zip(correlation["before"], correlation["after"], strict=True)
-            shown.add_row(seen["date"], *(f"{first:.3f} → {then:.3f}" for first, then in pairs))
+            shown.add_row(
+                seen["date"], *(" → ".join(_shown(value) for value in pair) for pair in pairs)
+            )
     return shown
+
+
+def _shown(correlation: float | None) -> str:
+    return "–" if correlation is None else f"{correlation:.3f}"
 
 
 def _say_registration(out: "Console", found: Mapping[str, Any]) -> None:

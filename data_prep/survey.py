@@ -1,6 +1,7 @@
 """What can be said about a data set before anything is done with it, as JSON's types."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -18,6 +19,9 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
     Args:
         images: The catalog; its dataset's `coregister` says whether shifts are looked for.
         executor: A `concurrent.futures.Executor`.
+
+    Returns:
+        What cannot be told is None, and a fill of NaN is "nan".
 
     Raises:
         InputError: A raster that cannot be read, or a process that was killed.
@@ -47,8 +51,8 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
         "supervision": described.supervision,
         "grid": _grid(images.grid),
         "coarse_grid": _grid(images.native_grid("coarse", images.coarse_dates[0])),
-        "fine": dataclasses.asdict(images.encoding("fine")),
-        "coarse": dataclasses.asdict(images.encoding("coarse")),
+        "fine": _encoding(images, "fine"),
+        "coarse": _encoding(images, "coarse"),
         "ratio": _ratio(images, registered),
         "assumed": list(images.notes),
         "dates": [_entry(images, date, looks, registered) for date in dates],
@@ -70,6 +74,12 @@ def _look_at(images: Catalog, side: str, date: Date) -> dict[str, Any]:
         "valid": float(weight / reduced.weight.size),
         "mean": [float(k) for k in mean],
     }
+
+
+def _encoding(images: Catalog, side: str) -> dict[str, Any]:
+    stated = dataclasses.asdict(images.encoding(side))
+    fill = stated["fill"]
+    return {**stated, "fill": "nan" if fill is not None and _known(fill) is None else fill}
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
@@ -110,7 +120,9 @@ def _entry(
             "confidence": shift.confidence,
             "reference": shift.reference.isoformat(),
         }
-        entry["correlation"] = {"before": list(shift.before), "after": list(shift.after)}
+        entry["correlation"] = {
+            when: [_known(value) for value in getattr(shift, when)] for when in ("before", "after")
+        }
     return entry
 
 
@@ -130,6 +142,11 @@ def _registration(images: Catalog, registered: Registration | None) -> dict[str,
     }
 
 
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
 def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if value == value]
+    known = [value for value in values if _known(value) is not None]
     return sum(known) / len(known) if known else None

@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import math
 import subprocess
 import sys
 from concurrent.futures import process
@@ -75,6 +76,21 @@ def test_json_tables_and_picture(described, tmp_path):
     assert done.returncode == 0, done.stderr
     for word in ("2001-10-17", "75.0%", "8.00 fine pixels", "train: 1 triplets", "zone 55N"):
         assert word in done.stdout
+
+
+def test_json_knows_no_nan(tmp_path):
+    path = tiny.make(tmp_path, 192, 160)
+    nothing = np.full((192, 160, 2), np.nan, np.float32)
+    for date in tiny.DATES:
+        image = tiny.land(192, 160).astype(np.float32) if date == tiny.DATES[0] else nothing
+        rasters.write(tmp_path / f"F_{date}.tif", image, tiny.grid(192, 160), nodata=math.nan)
+    done = run(f"--dataset={path}", "--json", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"found {name}"))
+    assert found["fine"]["fill"] == "nan"
+    assert found["dates"][0]["correlation"]["after"][0] > 0.9
+    assert found["dates"][1]["correlation"] == {"before": [None, None], "after": [None, None]}
+    assert "– → –" in run(f"--dataset={path}", "--workers=1").stdout
 
 
 def test_picture_shows_what_is_invalid(described):
