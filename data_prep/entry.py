@@ -56,10 +56,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return main(argv)
         except errors.InputError as error:
             return _say(f"Error: {error}", errors.EXIT_BAD_INPUT)
-        except BrokenPipeError:
-            # Nobody reads on, as in "… | head"; the interpreter would complain once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_BROKEN_PIPE
         except MemoryError as error:
             return _say(
                 f"Error: expected more free memory, found none left ({error or 'MemoryError'}).",
@@ -78,12 +74,21 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
-        app.run(guarded, flags_parser=_parse)
+        try:
+            app.run(guarded, flags_parser=_parse)
+        finally:
+            # Where little was said, as by --help, it has not been written yet.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     # Here, because they may come at any moment, on the way out as well.
     except KeyboardInterrupt:
         sys.exit(_say(_STOPPED.format("Ctrl-C"), EXIT_INTERRUPTED))
     except _Terminated:
         sys.exit(_say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED))
+    except BrokenPipeError:
+        # Nobody reads on, as in "… | head"; the interpreter would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
 
 
 def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:

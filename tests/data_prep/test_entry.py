@@ -27,6 +27,8 @@ def main(argv):
         raise MemoryError
     if what == "wrong":
         {}["x"]
+    if what == "say":
+        print("little")
     if what == "talk":
         for k in range(100_000):
             print(k)
@@ -69,13 +71,14 @@ def test_what_the_program_does_wrong_is_a_traceback():
     assert running.returncode == 1 and "KeyError" in err
 
 
-def test_nobody_listening_is_no_error():
+@pytest.mark.parametrize("flag", ["--what=talk", "--what=say", "--help"])
+def test_nobody_listening_is_no_error(flag):
     read, write = os.pipe()
     os.close(read)
     with start("--what=talk") as whole:
         assert len(whole.communicate(timeout=20)[0].splitlines()) == 100_000
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "--what=talk"], stdout=write, stderr=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM, flag], stdout=write, stderr=subprocess.PIPE
     ) as running:
         os.close(write)
         _, err = running.communicate(timeout=20)
