@@ -1,3 +1,7 @@
+import contextlib
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -39,6 +43,33 @@ def test_a_killed_process_lets_go(tmp_path):
     start = time.monotonic()
     with locks.hold(path):
         assert time.monotonic() - start < 1
+
+
+def test_a_lock_that_is_removed_before_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
+    path = tmp_path / "result"
+    owner = contextlib.ExitStack()
+    owner.enter_context(locks.hold(path))
+    flock = fcntl.flock
+
+    def late(descriptor, operation):
+        owner.close()  # the owner is done between the opening of its file and this
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locks.hold(path):
+        with pytest.raises(errors.InputError, match="another at work"), locks.hold(path):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_written_after_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locks.hold(tmp_path / "result"):
+        assert "without locks" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_a_lock_that_nobody_holds_is_swept(tmp_path):
