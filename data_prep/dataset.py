@@ -159,7 +159,8 @@ class Dataset:
         dates: Dates or triplets of the splits.
         rule: Which triplets to form from `dates`: "consecutive" or "all".
         max_gap_days: Longest t3 − t1 of a triplet; None sets no bound.
-        split_by: "dates", or "blocks" of the scene.
+        split_by: "dates", or "blocks" of the scene: all splits then have `dates.train`, or all
+            dates, and `shares` says how many blocks each has.
         block_size: Height and width of a spatial block, fine pixels.
         shares: Shares for validation and test, of the blocks, or of the dates (the last ones)
             where `dates` names none.
@@ -405,6 +406,7 @@ def parse(raw: Mapping[str, Any], path: Path, data_dir: str | Path | None = None
     )
     top.end()
     _check_table_dates(dataset)
+    _check_blocks(dataset)
     return dataset
 
 
@@ -665,3 +667,15 @@ def _check_table_dates(dataset: Dataset) -> None:
                             f"{dataset.path}: dates.{split}: expected a date of {side.name}.table, "
                             f"found {date}."
                         )
+
+
+def _check_blocks(dataset: Dataset) -> None:
+    """Where blocks are split, there are no dates to be kept for validation or test."""
+    for split in ("validation", "test"):
+        dates = getattr(dataset.dates, split)
+        if dates and dataset.split_by == "blocks":
+            raise errors.InputError(
+                f'{dataset.path}: dates.{split}: expected none with split.by = "blocks", where '
+                f"every split has the same dates and split.{split} is its share of blocks; found "
+                f"{len(dates)}."
+            )

@@ -70,11 +70,16 @@ def plan(
 
     Returns:
         Jobs in the order of splits and shards; none for a split without triplets.
+
+    Raises:
+        InputError: A share of the scene's blocks is too small for a single one.
     """
     windows = tiles.windows(*catalog.grid.shape, tile_size)
     jobs = []
     for split in records.SPLITS:
         places = [w for w in windows if _belongs(dataset, catalog, w, tile_size, split)]
+        if triplets[split] and not places:
+            _check_share(dataset, split, _blocks(dataset, catalog, tile_size))
         items = [Item(triplet, window) for triplet in triplets[split] for window in places]
         total = sum(record_bytes(catalog, item.window) for item in items)
         count = min(len(items), -(-total // shard_bytes))
@@ -102,20 +107,40 @@ def record_bytes(catalog: Catalog, window: Window) -> int:
 def _belongs(
     dataset: Dataset, catalog: Catalog, window: Window, tile_size: int, split: str
 ) -> bool:
-    """Whether a tile serves a split: always, unless the split is by places.
-
-    A block is a whole number of tiles, so that no tile lies in two of them.
-    """
+    """Whether a tile serves a split: always, unless the split is by places."""
     if dataset.split_by != "blocks":
         return True
-    size = -(-dataset.block_size // tile_size) * tile_size
-    rows, cols = (-(-n // size) for n in catalog.grid.shape)
+    size, rows, cols = _blocks(dataset, catalog, tile_size)
     validation, test = dataset.shares
     order = np.random.default_rng(0).permutation(rows * cols)
     place = order[window.row // size * cols + window.col // size] / (rows * cols)
     if place < test:
         return split == "test"
     return split == ("val" if place < test + validation else "train")
+
+
+def _blocks(dataset: Dataset, catalog: Catalog, tile_size: int) -> tuple[int, int, int]:
+    """A block's size and how many there are down and across.
+
+    A block is a whole number of tiles, so that no tile lies in two of them.
+    """
+    size = -(-dataset.block_size // tile_size) * tile_size
+    rows, cols = (-(-n // size) for n in catalog.grid.shape)
+    return size, rows, cols
+
+
+def _check_share(dataset: Dataset, split: str, blocks: tuple[int, int, int]) -> None:
+    """Refuses a split that was asked for and got no block."""
+    validation, test = dataset.shares
+    name = {"train": "train", "val": "validation", "test": "test"}[split]
+    share = {"train": 1 - validation - test, "val": validation, "test": test}[split]
+    if share > 0:
+        size, rows, cols = blocks
+        raise errors.InputError(
+            f"{dataset.path}: split: expected blocks enough for a {name} share of {share:g}, found "
+            f"{rows} × {cols} blocks of {size} pixels, none of which it gets; a smaller "
+            f"split.block_size or a larger share gives it one."
+        )
 
 
 @dataclasses.dataclass

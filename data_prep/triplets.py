@@ -76,15 +76,15 @@ def form(
     if not any(given.values()):
         given = _shared_out(dataset, paired)
     _check_present(dataset, given, set(fine), set(coarse))
+    written = {k: [Triplet(*t) for t in v if isinstance(t, tuple)] for k, v in given.items()}
+    dates = {k: [d for d in v if not isinstance(d, tuple)] for k, v in given.items()}
     if dataset.split_by == "blocks":
-        # The same dates in every split: places are kept apart, not times.
-        every = _chained(sorted(set(_flat(given["train"]) or paired)), dataset)
+        # The same triplets in every split: places are kept apart, not times.
+        every = written["train"] + _chained(dates["train"], dataset)
         return {split: list(every) for split in SPLITS}
     tested, validated = _predicted(given["test"]), _predicted(given["val"])
     held = tested | validated
     known = sorted({*_flat(given["train"])} - held)
-    written = {k: [Triplet(*t) for t in v if isinstance(t, tuple)] for k, v in given.items()}
-    dates = {k: [d for d in v if not isinstance(d, tuple)] for k, v in given.items()}
     made = {
         "train": written["train"] + _chained([d for d in dates["train"] if d not in held], dataset),
         "val": written["val"] + around(dates["val"], sorted({*known, *dates["val"]}), dataset),

@@ -60,6 +60,11 @@ def test_defaults(tmp_path):
             '[dates]\ntest = [["2001-02-03", "2001-02-01", "2001-03-01"]]\n[coarse]\n',
             r"dates\.test",
         ),
+        (
+            "[fine]\n",
+            '[split]\nby = "blocks"\ntest = 0.2\n[dates]\ntest = ["2001-02-03"]\n[fine]\n',
+            r'dates\.test: expected none with split\.by = "blocks".*found 1',
+        ),
         ("[fine]\n", "[tiles]\nsize = 8\n[fine]\n", r"tiles\.size: .*from 16"),
         ('files = "F_{year}-{month}-{day}.tif"', "", r"fine\.files: .*neither"),
         ('name = "x"', 'name = "x', "expected TOML"),

@@ -290,6 +290,20 @@ def test_spatial_blocks_share_no_tile(described, tmp_path):
     assert sum(map(len, places.values())) == len(set.union(*places.values())) == 9
 
 
+@pytest.mark.parametrize(
+    ("shares", "name"),
+    [
+        ("validation = 0.1\ntest = 0.3", "validation"),
+        ("validation = 0.5\ntest = 0.45", "train"),
+    ],
+)
+def test_a_share_too_small_for_a_block_is_refused(described, tmp_path, shares, name):
+    split = f'[split]\nby = "blocks"\nblock_size = 48\n{shares}\n'
+    described.write_text(described.read_text() + split)
+    with pytest.raises(errors.InputError, match=f"{name} share .* found 2 × 2 blocks of 64"):
+        prepared(described, tmp_path / "out")
+
+
 def test_a_single_pair_is_written_without_a_later_one(described, tmp_path):
     listed = ", ".join(f'"{d}"' for d in DAYS)
     text = described.read_text().replace(

@@ -137,3 +137,5 @@ def test_without_dates_shares_in_the_order_of_time():
 def test_blocks_use_the_same_dates_in_every_split():
     made = formed(DAYS[:4], split_by="blocks")
     assert made["train"] == made["val"] == made["test"] == [(0, 1, 2), (1, 2, 3)]
+    made = formed([(DAYS[0], DAYS[2], DAYS[5])], split_by="blocks")
+    assert made["train"] == made["val"] == made["test"] == [(0, 2, 5)]
