@@ -591,6 +591,11 @@ def _rule(raw: Any, name: str, parent: _Table) -> Rule:
     values: whole = entry.take("values", (1,), "a number or a list of numbers", _numbers)  # type: ignore[assignment]
     keep: whole | None = entry.take("keep", None, "a number or a list of numbers", _numbers)  # type: ignore[assignment]
     entry.end()
+    if {"values", "keep"} <= set(raw):
+        raise errors.InputError(
+            f"{entry.where[:-1]}: expected either 'values', which are bad, or 'keep', which are "
+            f"not, found both."
+        )
     return Rule(bits, values, keep)
 
 

@@ -65,6 +65,11 @@ def test_defaults(tmp_path):
             '[split]\nby = "blocks"\ntest = 0.2\n[dates]\ntest = ["2001-02-03"]\n[fine]\n',
             r'dates\.test: expected none with split\.by = "blocks".*found 1',
         ),
+        (
+            "scale = 0.0001\n[coarse]",
+            "[[fine.quality]]\nrules.cloud = { values = 1, keep = 0 }\n[coarse]",
+            r"fine\.quality\[0\]\.rules\.cloud: expected either .* found both",
+        ),
         ("[fine]\n", "[tiles]\nsize = 8\n[fine]\n", r"tiles\.size: .*from 16"),
         ('files = "F_{year}-{month}-{day}.tif"', "", r"fine\.files: .*neither"),
         ('name = "x"', 'name = "x', "expected TOML"),
