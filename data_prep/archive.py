@@ -4,9 +4,11 @@ An archive's layout is stated in the description (`dataset.Side`); here it becom
 date, the places of the bands and of the quality layers.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,17 +100,13 @@ _Found = dict[str, tuple[str, ...]]
 """Files by their `{band}` part ("" where the pattern has none); several are tiles."""
 
 
-def _split_by_band(side: Side) -> bool:
-    return any("{band}" in pattern for pattern in side.files)
-
-
 def _band_parts(side: Side) -> list[str]:
     places = [*side.bands, *(layer.band for layer in side.quality if not layer.files)]
     return [place for place in places if isinstance(place, str)]
 
 
 def _layer(side: Side, files: _Found, place: int | str, date: Date) -> Layer:
-    if not _split_by_band(side):
+    if not side.split_by_band:
         joined = files[""]
         return Layer(joined, place, 1) if isinstance(place, str) else Layer(joined, "", place)
     if place not in files:
@@ -124,7 +122,7 @@ def _quality_layer(
     side: Side, layer: Quality, masks: dict[Date, _Found] | None, files: _Found, date: Date
 ) -> Layer | None:
     if masks is None:
-        if layer.optional and _split_by_band(side) and layer.band not in files:
+        if layer.optional and side.split_by_band and layer.band not in files:
             return None
         return _layer(side, files, layer.band, date)
     if date not in masks:
@@ -186,12 +184,12 @@ def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[
             date = _date(named, path)
             place = found.setdefault(date, {}).setdefault(named.get("band") or "", {})
             tile = named.get("tile") or ""
-            if tile in place:
+            if tile in place and not path.samefile(place[tile]):
                 raise errors.InputError(
                     f"{path}: expected one file a date and band for the pattern '{pattern}', "
                     f"found {place[tile]} as well."
                 )
-            place[tile] = str(path)
+            place.setdefault(tile, str(path))
     return {
         date: {band: tuple(tiles[k] for k in sorted(tiles)) for band, tiles in bands.items()}
         for date, bands in found.items()
@@ -199,11 +197,39 @@ def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[
 
 
 def _candidates(root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
-    loose = "/".join(
-        part if part == "**" else re.sub(r"(\{\w+\}|\*)+", "*", part) for part in pattern.split("/")
-    )
-    for path in sorted(root.glob(loose)):
+    """Paths that may fit, and as seen from the root; `_compiled` has the last word."""
+    loose = [
+        part if part == "**" else re.sub(r"(\{\w+\}|\*)+", "*", part).replace("[", "[[]")
+        for part in pattern.split("/")
+    ]
+    for path in sorted(set(_below(root, loose))):
         yield path, path.relative_to(root).as_posix()
+
+
+def _below(folder: Path, parts: list[str]) -> Iterator[Path]:
+    """Paths below a folder that fit the parts of a glob; `**` enters symbolic links as well."""
+    at = parts.index("**") if "**" in parts else len(parts)
+    places = folder.glob("/".join(parts[:at])) if at else [folder]
+    if at == len(parts):
+        yield from places
+        return
+    for place in places:
+        for inner in _folders(place):
+            yield from _below(inner, parts[at + 1 :])
+
+
+def _folders(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """A folder and all below it; a link back to a folder that it lies in is not followed."""
+    with contextlib.suppress(OSError):  # as glob does: what cannot be read has nothing to offer
+        stat = folder.stat()
+        own = (stat.st_dev, stat.st_ino)
+        if own in above:
+            return
+        with os.scandir(folder) as entries:
+            inner = [folder / entry.name for entry in entries if entry.is_dir()]
+        yield folder
+        for child in inner:
+            yield from _folders(child, above | {own})
 
 
 @functools.lru_cache(maxsize=256)

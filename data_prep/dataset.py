@@ -82,7 +82,8 @@ class Side:
         sensor: The preset's name, "" where none was named.
         files: Patterns below the root. Named parts: `{year} {month} {day} {doy} {mon}` (three
             letters), `{band}` (a file a band), `{tile}` (neighbouring tiles, joined); `*` and `?`
-            as in a shell.
+            as in a shell, `**/` for any folders, linked ones too. All else is literal: brackets are
+            no class of characters.
         table: Instead of `files`: one file a date, written out.
         bands: Where each of the data set's bands lies: an int is a band number of the file, a
             string is a file's `{band}` part or, where the pattern has none, a sub-dataset.
@@ -121,6 +122,11 @@ class Side:
     pixel_size: float | None = None
     psf_fwhm: float = 1.0
     ratio: float | None = None
+
+    @property
+    def split_by_band(self) -> bool:
+        """Whether each band lies in a file of its own."""
+        return any("{band}" in pattern for pattern in self.files)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -494,6 +500,7 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
     )
     table.end()
     _check_rules(side, table.where)
+    _check_band_parts(side, bands, table.where)
     if side.stack:
         side = dataclasses.replace(side, period_days=side.stack.every_days)
         if len(bands) != 1:
@@ -612,6 +619,22 @@ def _check_rules(side: Side, where: str) -> None:
         if name not in known:
             raise errors.InputError(
                 f"{where}reject: expected some of {', '.join(known) or 'no rules'}, found '{name}'."
+            )
+
+
+def _check_band_parts(side: Side, bands: tuple[str, ...], where: str) -> None:
+    """Files are told apart by a part of their names; a number says where in a file a band lies."""
+    if not side.split_by_band:
+        return
+    places = {f"bands.{name}": place for name, place in zip(bands, side.bands, strict=True)}
+    for k, layer in enumerate(side.quality):
+        if not layer.files:
+            places[f"quality[{k}].band"] = layer.band
+    for key, place in places.items():
+        if not isinstance(place, str):
+            raise errors.InputError(
+                f'{where}{key}: expected the part of a file\'s name, such as "B4", that stands at '
+                f"{{band}} in '{side.files[0]}', found the number {place}."
             )
 
 

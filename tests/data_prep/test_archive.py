@@ -93,6 +93,29 @@ def test_a_file_a_band_and_a_missing_band(tmp_path):
         found(tmp_path, ["S_{year}{month}{day}_{band}.tif"], names[:1], ("red", "nir"), bands)
 
 
+def test_any_folder_may_be_a_link(tmp_path):
+    name = "F_2001-10-08.tif"
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / name).touch()
+    (tmp_path / "root" / "deep").mkdir(parents=True)
+    (tmp_path / "root" / "deep" / "scene").symlink_to(tmp_path / "store")
+    (tmp_path / "root" / "deep" / "around").symlink_to(tmp_path / "root")
+    entries = found(tmp_path / "root", ["**/F_{year}-{month}-{day}.tif"], [])
+    linked = str(tmp_path / "root" / "deep" / "scene" / name)
+    assert entries[DAY("2001-10-08")].bands[0].files == (linked,)
+    # The same file by two names is one file.
+    (tmp_path / "root" / "other").symlink_to(tmp_path / "store")
+    assert list(found(tmp_path / "root", ["**/F_{year}-{month}-{day}.tif"], [])) == list(entries)
+
+
+def test_brackets_are_meant_as_they_are_written(tmp_path):
+    names = ["a[1]/F[x]_2001-10-08.tif", "a1/Fx_2001-10-17.tif"]
+    entries = found(tmp_path, ["a[1]/F[x]_{year}-{month}-{day}.tif"], names)
+    assert list(entries) == [DAY("2001-10-08")]
+    entries = found(tmp_path, ["**/F[x]_{year}-{month}-{day}.tif"], [])
+    assert entries[DAY("2001-10-08")].bands[0].files == (str(tmp_path / names[0]),)
+
+
 def test_unknown_part_of_a_pattern(tmp_path):
     with pytest.raises(errors.InputError, match=r"\{date\}"):
         found(tmp_path, ["S_{date}.tif"], ["S_1.tif"])

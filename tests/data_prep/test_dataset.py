@@ -70,6 +70,16 @@ def test_defaults(tmp_path):
             "[[fine.quality]]\nrules.cloud = { values = 1, keep = 0 }\n[coarse]",
             r"fine\.quality\[0\]\.rules\.cloud: expected either .* found both",
         ),
+        (
+            "{day}.tif",
+            "{day}_{band}.tif",
+            r"fine\.bands\.red: expected the part .* 'F_.*_\{band\}\.tif', found the number 1",
+        ),
+        (
+            '{day}.tif"\n',
+            '{day}_{band}.tif"\nbands = { red = "B4", nir = "B5" }\nquality = [{}]\n',
+            r"fine\.quality\[0\]\.band: expected the part .* found the number 1",
+        ),
         ("[fine]\n", "[tiles]\nsize = 8\n[fine]\n", r"tiles\.size: .*from 16"),
         ('files = "F_{year}-{month}-{day}.tif"', "", r"fine\.files: .*neither"),
         ('name = "x"', 'name = "x', "expected TOML"),
