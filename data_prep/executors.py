@@ -67,8 +67,9 @@ def make(kind: str = "processes", workers: int = 0, scheduler: str = "") -> Iter
         try:
             yield pool
         except (KeyboardInterrupt, SystemExit):
-            # Stopped from outside: nobody waits for what the workers have begun.
-            for worker in multiprocessing.active_children():
+            # Stopped from outside: nobody waits for what the workers have begun. A pool that ends
+            # them itself comes with Python 3.14.
+            for worker in list(pool._processes.values()):
                 worker.terminate()
             raise
         finally:

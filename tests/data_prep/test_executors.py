@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -118,6 +119,19 @@ def test_a_process_alone_that_is_killed_is_one_sentence():
     assert executors.alone(len, "abc") == 3
     with pytest.raises(errors.InputError, match=r"_exit: expected the process .* killed"):
         executors.alone(os._exit, 9)
+
+
+def test_a_pool_that_is_stopped_leaves_other_processes_alone():
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), executors.make(workers=2) as pool:
+            worker = pool.submit(os.getpid).result()
+            raise KeyboardInterrupt
+        assert other.is_alive() and not _lives(worker)
+    finally:
+        other.kill()
+        other.join()
 
 
 STOPPED = """
