@@ -354,25 +354,3 @@ def parse(serialized: Any, info: DatasetInfo) -> dict[str, Any]:
             parsed[name] = tf.ensure_shape(tf.reshape(image, shape), [None, None, bands])
             parsed[f"valid_{name}"] = tf.bitwise.bitwise_and(bits, np.uint8(1 << k)) > 0
     return parsed
-
-
-def decode(serialized: bytes, info: DatasetInfo) -> Tile:
-    """Reads one record outside a graph, `encode`'s inverse."""
-    import tensorflow as tf
-
-    features = tf.train.Example.FromString(serialized).features.feature
-    shape = tuple(features[k].int64_list.value[0] for k in ("height", "width", "bands"))
-    bits = np.frombuffer(features["valid"].bytes_list.value[0], np.uint8).reshape(shape[:2])
-    present = [k for k in IMAGES if k in features]
-    return Tile(
-        images={
-            k: np.frombuffer(
-                features[k].bytes_list.value[0], np.dtype(info.encoding(k).dtype).newbyteorder("<")
-            ).reshape(shape)
-            for k in present
-        },
-        valid={k: (bits >> IMAGES.index(k) & 1).astype(bool) for k in present},
-        dates=tuple(date.decode() for date in features["dates"].bytes_list.value),
-        origin=tuple(features["origin"].int64_list.value),
-        scene=features["scene"].bytes_list.value[0].decode(),
-    )

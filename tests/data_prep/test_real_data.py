@@ -21,7 +21,7 @@ from data_prep import (
     triplets,
 )
 from data_prep.rasters import Grid, Window
-from tests.data_prep import tiny
+from tests.data_prep import decoding, tiny
 
 DAY = datetime.date.fromisoformat
 BANDS = ["blue", "green", "red", "nir", "swir1", "swir2"]
@@ -256,7 +256,7 @@ def test_records_give_the_source_pixels_back(stfnet_data, tmp_path, name):
     for split, found in info.splits.items():
         for shard in found.shards:
             for record in tf.data.TFRecordDataset(str(tmp_path / shard.file)).take(6):
-                tile = records.decode(record.numpy(), info)
+                tile = decoding.decode(record.numpy(), info)
                 seen += 1
                 for key, dn in tile.images.items():
                     date = DAY(tile.dates[int(key[1]) - 1])
@@ -300,7 +300,7 @@ def test_records_of_archives_hold_what_gdal_reads(stfnet_data, tmp_path, sensor)
         coarse=images.encoding("coarse"),
         supervision="pair",
     )
-    back = records.decode(records.encode(tile), info)
+    back = decoding.decode(records.encode(tile), info)
     if sensor == "landsat_c2_oli":
         files = [next(tmp_path.glob(f"*_{date}_*_SR_B{k}.TIF")) for k in range(2, 8)]
     else:

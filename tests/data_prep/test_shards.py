@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data_prep import catalog, dataset, errors, locks, preparation, rasters, records, shards
 from data_prep.rasters import Window
-from tests.data_prep import tiny
+from tests.data_prep import decoding, tiny
 
 DAYS = tuple(
     (datetime.date(2001, 1, 1) + datetime.timedelta(days=9 * k)).isoformat() for k in range(5)
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def read(folder, info):
     return [
-        records.decode(record.numpy(), info)
+        decoding.decode(record.numpy(), info)
         for split in info.splits.values()
         for shard in split.shards
         for record in tf.data.TFRecordDataset(str(folder / shard.file))
@@ -266,7 +266,7 @@ def test_pair_sets_have_no_f2_in_training(described, tmp_path):
         assert tile.dates == DAYS[:3]
     with_f2 = {
         split: {
-            "f2" in records.decode(record.numpy(), info).images
+            "f2" in decoding.decode(record.numpy(), info).images
             for shard in info.splits[split].shards
             for record in tf.data.TFRecordDataset(str(tmp_path / "out" / shard.file))
         }
@@ -285,7 +285,7 @@ def test_spatial_blocks_share_no_tile(described, tmp_path):
     for split, described_split in info.splits.items():
         for shard in described_split.shards:
             for record in tf.data.TFRecordDataset(str(tmp_path / "out" / shard.file)):
-                places[split].add(records.decode(record.numpy(), info).origin)
+                places[split].add(decoding.decode(record.numpy(), info).origin)
     assert all(places.values())
     assert sum(map(len, places.values())) == len(set.union(*places.values())) == 9
 

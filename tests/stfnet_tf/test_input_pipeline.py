@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from data_prep import errors, records
 from stfnet_tf import input_pipeline
+from tests.data_prep import decoding
 from tests.stfnet_tf import shards as toy
 
 PATCH, CROPS, BATCH = 16, 5, 8
@@ -34,7 +35,7 @@ def first(train):
 
 def tiles(folder, info, split):
     return [
-        records.decode(serialized.numpy(), info)
+        decoding.decode(serialized.numpy(), info)
         for shard in info.splits[split].shards
         for serialized in tf.data.TFRecordDataset(str(folder / shard.file))
     ]
