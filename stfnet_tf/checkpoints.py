@@ -15,7 +15,9 @@ is read again carries checksums, so damage is noticed.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -31,6 +33,9 @@ from stfnet_tf import optimizers, presets, strategies
 BEST = "best.weights.h5"
 LAST = "last"
 _INDICES = f"{LAST}/step-*[0-9].index"
+# What TensorFlow writes of a checkpoint; the folder is there only while it does.
+_PARTS = re.compile(r"(step-\d+)(\.index|\.data-\d{5}-of-\d{5}|_temp)")
+KEPT = 2
 # Attribute of the file of weights: a checksum of all of them.
 _SEAL = "sha256"
 
@@ -148,6 +153,9 @@ class Checkpoints:
         if indices:
             lines = [f'model_checkpoint_path: "{indices[-1].stem}"']
             lines += [f'all_model_checkpoint_paths: "{k.stem}"' for k in indices]
+            # Any time of its own after `last_preserved_timestamp`, which is 0 where it is missing:
+            # without, TensorFlow takes them for checkpoints that it shall never remove.
+            lines += ["all_model_checkpoint_timestamps: 1" for _ in indices]
             scratch = path.with_name(f"{path.name}.tmp")
             scratch.write_text("\n".join(lines) + "\n")
             scratch.replace(path)
@@ -163,9 +171,10 @@ class Checkpoints:
         """Saves the whole state; the two newest checkpoints are kept."""
         with strategies.own_folder(self._strategy, self._folder / LAST) as folder, quiet():
             manager = tf.train.CheckpointManager(
-                self._checkpoint, str(folder), max_to_keep=2, checkpoint_name="step"
+                self._checkpoint, str(folder), max_to_keep=KEPT, checkpoint_name="step"
             )
             manager.save(checkpoint_number=int(self.state.step.numpy()))
+            _sweep(folder, {Path(k).name for k in manager.checkpoints})
         self.saved = True
 
     def save_best(self) -> None:
@@ -179,6 +188,26 @@ class Checkpoints:
     def load_best(self) -> None:
         """Gives the model the weights that `save_best` saved."""
         _load_weights(self._model, self._folder / BEST)
+
+
+def _sweep(folder: Path, kept: Collection[str]) -> None:
+    """Removes checkpoints that the manager does not know: of a save that was killed, say.
+
+    Newer ones than those that are kept stay; they are damaged, and their step comes again.
+    """
+    newest = max(map(_step, kept))
+    for part in folder.iterdir():
+        name = _PARTS.fullmatch(part.name)
+        if name is None or name[1] in kept or _step(name[1]) > newest:
+            continue
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 @contextlib.contextmanager

@@ -120,6 +120,28 @@ def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(run, tmp_path, dama
     assert tf.train.latest_checkpoint(str(last)).endswith("step-6")
 
 
+def test_only_the_two_newest_checkpoints_are_kept_over_all_starts(run, tmp_path):
+    last = tmp_path / checkpoints.LAST
+    # What earlier versions left, a save that was killed, and what is somebody else's.
+    for name in ("step-1.index", "step-1.data-00000-of-00001"):
+        (last / name).write_bytes(b"old")
+    (last / "step-3_temp").mkdir()
+    (last / "step-3_temp" / "part-00000-of-00001").write_bytes(b"half")
+    for name in ("step-1.notes", "step-a.index", "mystep-1.index"):
+        (last / name).write_bytes(b"mine")
+    for step in (6, 7):
+        again = checkpoints.Checkpoints(
+            tmp_path, run._model, run.state, tf.distribute.get_strategy()
+        )
+        assert again.restore()
+        run.state.step.assign(step)
+        again.save()
+    assert {p.name for p in last.iterdir()} == {
+        *("checkpoint", "step-1.notes", "step-a.index", "mystep-1.index"),
+        *(f"step-{k}.{part}" for k in (6, 7) for part in ("index", "data-00000-of-00001")),
+    }
+
+
 @pytest.mark.parametrize("name", ["step-4.index", "step-4.data-00000-of-00001"])
 def test_a_folder_in_a_checkpoints_place_is_named(run, tmp_path, name):
     path = tmp_path / checkpoints.LAST / name
