@@ -131,8 +131,13 @@ def _set_units(layer: expected_error.ExpectedError, moments: list[ridge_start.Mo
 def _sampled(
     rng: np.random.Generator, features: tf.Tensor, error: tf.Tensor, known: tf.Tensor
 ) -> Sample:
-    """Up to `PIXELS` of the pixels where the error is known: [n, bands, features], [n, bands]."""
-    places = np.flatnonzero(known.numpy() > 0)
+    """Up to `PIXELS` of the pixels where the error is known: [n, bands, features], [n, bands].
+
+    A prediction so large that its square overflows is none.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(features), (-2, -1))
+    finite &= tf.reduce_all(tf.math.is_finite(error), -1)
+    places = np.flatnonzero((known.numpy()[..., 0] > 0) & finite.numpy())
     if len(places) > PIXELS:
         places = np.sort(rng.choice(places, PIXELS, replace=False))
     bands, count = features.shape[-2:]

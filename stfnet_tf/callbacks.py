@@ -153,6 +153,34 @@ class WeightSchedules(Callback):
         self._schedules.apply(int(self._state.step.numpy()))
 
 
+class Divergence(Callback):
+    """Ends a run whose loss is not finite any more.
+
+    Every process looks at the same steps, at the same loss, so that all of them end.
+
+    Args:
+        state: Where the run is.
+        every: Steps between two looks, each of which waits for the step to be done.
+    """
+
+    def __init__(self, state: checkpoints.RunState, every: int):
+        super().__init__()
+        self._state = state
+        self._every = every
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the mean loss since the epoch began, which one such step is enough to spoil."""
+        step = int(self._state.step.numpy()) + 1
+        if step % self._every == 0:
+            check_finite("loss", float(logs["loss"]), step)
+
+
+def check_finite(name: str, value: float, step: int) -> None:
+    """Raises a `DivergedError` that names the score and the step where the value is not finite."""
+    if not math.isfinite(value):
+        raise checkpoints.DivergedError(f"a {name} of {value:g} at step {step}")
+
+
 class EpochEnd(Callback):
     """Closes an epoch: validates, keeps the best weights, records, and stops a stalled run.
 
@@ -206,13 +234,18 @@ class EpochEnd(Callback):
         self.close()
 
     def close(self) -> None:
-        """Closes the epoch that ends at the present step."""
-        if not self._store.saved:
-            # Best weights are never there without a state from which the run goes on.
-            self._saving.save()
+        """Closes the epoch that ends at the present step.
+
+        Raises:
+            DivergedError: Its loss is not finite, or the monitored score.
+        """
         step = int(self._state.step.numpy())
         epoch = math.ceil(step / self._epoch_steps)
         scores = {metric.name: float(metric.result()) for metric in self.model.metrics}
+        check_finite("loss", scores["loss"], step)
+        if not self._store.saved:
+            # Best weights are never there without a state from which the run goes on.
+            self._saving.save()
         sums = running_scores(self.model)
         row = {"epoch": epoch, "step": step, **scores}
         if epoch % self._every == 0 or step >= self._total_steps:
@@ -236,6 +269,7 @@ class EpochEnd(Callback):
         if self._monitor not in values:
             raise KeyError(f"monitor: expected one of {sorted(values)}, got {self._monitor}")
         value = values[self._monitor]
+        check_finite(f"{'validation ' if self._validate else ''}{self._monitor}", value, step)
         best = float(self._state.best.numpy())
         if value < best - self._least_improvement * (abs(best) if math.isfinite(best) else 0.0):
             self._state.best.assign(value)

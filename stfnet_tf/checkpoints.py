@@ -40,6 +40,10 @@ KEPT = 2
 _SEAL = "sha256"
 
 
+class DivergedError(Exception):
+    """Training has left the finite numbers; the message says what was found, and when."""
+
+
 class RunState(tf.Module):
     """Where a run is, beyond weights and optimizer; all of it is in every checkpoint.
 
@@ -168,7 +172,12 @@ class Checkpoints:
         self._checkpoint.restore(str(path)).assert_existing_objects_matched()
 
     def save(self) -> None:
-        """Saves the whole state; the two newest checkpoints are kept."""
+        """Saves the whole state; the two newest checkpoints are kept.
+
+        Raises:
+            DivergedError: The weights are not finite: nobody could go on from them.
+        """
+        self._check_finite()
         with strategies.own_folder(self._strategy, self._folder / LAST) as folder, quiet():
             manager = tf.train.CheckpointManager(
                 self._checkpoint, str(folder), max_to_keep=KEPT, checkpoint_name="step"
@@ -178,12 +187,21 @@ class Checkpoints:
         self.saved = True
 
     def save_best(self) -> None:
-        """Saves the weights that others shall use, averaged where the optimizer averages."""
+        """Saves the weights that others shall use, averaged where the optimizer averages.
+
+        Raises:
+            DivergedError: They are not finite.
+        """
         with (
             strategies.own_folder(self._strategy, self._folder) as folder,
             optimizers.averaged(self._model.optimizer, self._model.trainable_variables),
         ):
+            self._check_finite()
             save_model(self._model, folder)
+
+    def _check_finite(self) -> None:
+        if not all(np.isfinite(each.numpy()).all() for each in self._model.trainable_variables):
+            raise DivergedError(f"weights that are not finite at step {self.state.step.numpy()}")
 
     def load_best(self) -> None:
         """Gives the model the weights that `save_best` saved."""

@@ -129,7 +129,7 @@ def run(
 
     Raises:
         InputError: The configuration does not fit the shards, the devices or the run that
-            `model_dir` holds; or a record is damaged.
+            `model_dir` holds; a record is damaged; or training diverges.
         callbacks.TerminatedError: SIGTERM; all is saved, the same call goes on.
         strategies.PeerLostError: Another worker died; the same call in a new process goes on.
     """
@@ -137,7 +137,12 @@ def run(
         # The first thing that uses TensorFlow: several processes must find each other first.
         strategy = strategies.create(config.distribution)
         trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
-        with trainer.alone(), disk.naming_full(model_dir), trainer.naming_damage():
+        with (
+            trainer.alone(),
+            disk.naming_full(model_dir),
+            trainer.naming_damage(),
+            trainer.naming_divergence(),
+        ):
             trainer.claim(command)
             return trainer.train(terminal)
 
@@ -277,6 +282,7 @@ class Trainer:
         listeners = [
             callbacks.WeightSchedules(self.weights, self.state),
             *(self._observers(terminal) if self.chief else ()),
+            callbacks.Divergence(self.state, self.config.summary_steps),
             end,
             saving,
         ]
@@ -435,6 +441,19 @@ class Trainer:
             for shards in filter(None, (self.shards, self.validation)):
                 shards.name_damage()
             raise
+
+    @contextlib.contextmanager
+    def naming_divergence(self) -> Iterator[None]:
+        """Where training leaves the finite numbers, says what may keep it within them."""
+        try:
+            yield
+        except checkpoints.DivergedError as error:
+            clipping = "a smaller --clip_norm" if self.config.clip_norm else "--clip_norm=1"
+            raise errors.InputError(
+                f"--learning_rate={self.config.learning_rate:g}: expected training to stay within "
+                f"finite numbers, found {error}; try a smaller one, or {clipping}, in another "
+                f"--model_dir than {self.model_dir}."
+            ) from None
 
 
 @contextlib.contextmanager

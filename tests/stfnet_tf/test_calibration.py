@@ -42,6 +42,17 @@ def test_no_error_at_all_is_learned_as_none():
     assert found == pytest.approx(calibration.LEAST_ERROR)
 
 
+def test_predictions_that_overflow_teach_nothing():
+    features = np.random.default_rng(0).normal(size=(1, 4, 5, 2, 3)).astype(np.float32)
+    error = np.ones((1, 4, 5, 2), np.float32)
+    features[0, 0, 0, 1, 2], error[0, 1, 1, 0] = np.inf, np.nan
+    known = np.ones((1, 4, 5, 1), np.float32)
+    known[0, 2, 2] = 0
+    x, y = calibration._sampled(None, *map(tf.constant, (features, error, known)))
+    assert x.shape == (17, 2, 3) and y.shape == (17, 2)
+    assert np.isfinite(x).all() and np.isfinite(y).all()
+
+
 def make_scene(seed=0) -> tuple[dict[str, tf.Tensor], np.ndarray]:
     """A scene that changes at random, ten times as much in its right half, which is rough too.
 

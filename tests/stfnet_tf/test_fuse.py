@@ -48,6 +48,21 @@ def test_fit_needs_no_truth_and_looks_at_none(tmp_path):
     assert info.supervision == "pair" and info.splits["train"].triplets == (scenes.DATES,)
 
 
+def test_a_fit_that_diverges_says_so(tmp_path):
+    scenes.make(tmp_path / "in")
+    done = run(
+        *(
+            "--fit",
+            f"--dataset={tmp_path / 'in' / 'made.toml'}",
+            f"--output_dir={tmp_path / 'out'}",
+        ),
+        *("--workers=1", "--learning_rate=1e25"),
+    )
+    assert done.returncode == 2
+    assert "Error: --learning_rate=1e+25: expected training to stay within finite" in done.stderr
+    assert "Traceback" not in done.stderr and not list((tmp_path / "out").glob("*.tif"))
+
+
 def test_rasters_by_flags_without_a_later_pair_are_fitted_fused_and_drawn(tmp_path):
     """Twice: the second run finds the first one's rasters."""
     scenes.make(tmp_path / "in", between=("2001-06-09",))

@@ -149,6 +149,50 @@ def test_a_run_that_dies_at_any_step_ends_bit_equal(folder, finished, tmp_path, 
     assert (path / "history.csv").read_text() == (tmp_path / "history.csv").read_text()
 
 
+@pytest.mark.parametrize("summary_steps", [1, 100])
+def test_a_run_that_diverges_says_so_and_saves_nothing(folder, tmp_path, summary_steps):
+    """Within an epoch, or at its end."""
+    message = (
+        r"--learning_rate=1e\+20: expected training to stay within finite numbers, found a loss of "
+        rf"(inf|nan) at step {2 if summary_steps == 1 else 3}; try a smaller one, or --clip_norm=1"
+    )
+    with pytest.raises(errors.InputError, match=message):
+        run(folder, tmp_path, learning_rate=1e20, summary_steps=summary_steps)
+    assert not list(tmp_path.glob("last/step-*")) and not (tmp_path / "best.weights.h5").exists()
+
+
+def test_what_was_saved_before_a_run_diverges_is_gone_on_from(
+    folder, finished, tmp_path, monkeypatch
+):
+    from stfnet_tf import callbacks
+
+    original = callbacks.WeightSchedules.on_train_batch_begin
+    options = {"epochs": 3, "ema": 0.9, "early_stopping": 9, "checkpoint_steps": 1}
+
+    def spoiling(self, batch, logs=None):
+        if int(self._state.step.numpy()) == 6:
+            for variable in self.model.trainable_variables:
+                variable.assign(variable * math.nan)
+        original(self, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.WeightSchedules, "on_train_batch_begin", spoiling)
+        with pytest.raises(errors.InputError, match="found weights that are not finite at step 7"):
+            run(folder, tmp_path, **options)
+    assert all(np.isfinite(value).all() for value in best_weights(tmp_path).values())
+    run(folder, tmp_path, **options)
+    assert_same_weights(finished[0], tmp_path)
+
+
+def test_a_validation_that_is_not_finite_ends_the_run(folder, tmp_path, monkeypatch):
+    from stfnet_tf import losses
+
+    monkeypatch.setattr(losses.Weights, "stated_total", lambda *_: math.nan)
+    with pytest.raises(errors.InputError, match="found a validation loss of nan at step 3; try"):
+        run(folder, tmp_path)
+    assert not (tmp_path / "best.weights.h5").exists()
+
+
 def test_a_finished_run_is_left_as_it_is(folder, finished, tmp_path):
     path, _ = finished
     before = best_weights(path)
