@@ -258,7 +258,7 @@ class Trainer:
         saving = self._saving()
         resumed = saving.resume()
         if resumed:
-            logging.info("%s: going on after step %d.", self.model_dir, self.step)
+            self._go_on()
         elif self.model_config.start == "ridge":
             ridge_start.apply(self.model, lambda: self._tiles(self.shards))
         history = callbacks.History(
@@ -300,6 +300,22 @@ class Trainer:
             int(self.state.best_step.numpy()),
             float(self.state.seconds.numpy()),
         )
+
+    def _go_on(self) -> None:
+        """Says what is left to do, which may be more than before if --early_stopping is another."""
+        stalled, patience = int(self.state.stalled.numpy()), self.config.early_stopping
+        if not patience or stalled < patience:
+            self.state.finished.assign(False)
+        if self.step >= self.plan.total_steps:
+            logging.info("%s: was at its end already, step %d.", self.model_dir, self.step)
+        elif self.state.finished.numpy():
+            logging.info(
+                "%s: had stopped early at step %d, after %d validations without a lower %s; it "
+                "goes on with a larger --early_stopping, or with 0.",
+                *(self.model_dir, self.step, stalled, self.config.monitor),
+            )
+        else:
+            logging.info("%s: going on after step %d.", self.model_dir, self.step)
 
     def _calibrate(self) -> None:
         """Lets the best model learn how large an error to expect."""

@@ -231,15 +231,26 @@ def test_a_constant_rate_lets_a_run_be_made_longer(folder, tmp_path):
     assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
-def test_early_stopping_ends_the_run_and_keeps_the_best(folder, tmp_path):
-    result = run(folder, tmp_path, epochs=9, learning_rate=1e-12, early_stopping=2, monitor="rmse")
+def test_early_stopping_ends_the_run_and_keeps_the_best(folder, tmp_path, caplog):
+    options = {"epochs": 9, "learning_rate": 1e-12, "monitor": "rmse"}
+    result = run(folder, tmp_path, early_stopping=2, **options)
     assert result.steps < 27
     rows = result.history
     assert result.best == pytest.approx(min(row["validation_rmse"] for row in rows), rel=1e-6)
-    assert (
-        run(folder, tmp_path, epochs=9, learning_rate=1e-12, early_stopping=2, monitor="rmse").steps
-        == result.steps
-    )
+    with caplog.at_level("INFO", logger="absl"):
+        assert run(folder, tmp_path, early_stopping=2, **options).steps == result.steps
+    assert f"had stopped early at step {result.steps}, after 2 validations" in caplog.text
+
+
+def test_a_run_that_stopped_early_goes_on_where_that_is_allowed(folder, tmp_path):
+    options = {"epochs": 5, "least_improvement": 0.9}
+    assert run(folder, tmp_path / "parts", early_stopping=1, **options).steps == 6
+    assert run(folder, tmp_path / "parts", early_stopping=2, **options).steps == 9
+    assert run(folder, tmp_path / "parts", early_stopping=0, **options).steps == 15
+    run(folder, tmp_path / "whole", **options)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    history = [(tmp_path / k / "history.csv").read_text() for k in ("whole", "parts")]
+    assert history[0] == history[1]
 
 
 def test_pair_without_validation(tmp_path):
