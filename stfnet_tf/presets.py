@@ -20,6 +20,9 @@ EXPECTED_ERRORS = ("disagreement", "calibrated")
 
 # Full width at half maximum of a Gaussian / its standard deviation.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+# As in data sets' descriptions.
+LARGEST_RATIO = 1000.0
+LARGEST_FWHM = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +33,9 @@ class ModelConfig:
         bands: Band names, in the order of the images' last axis.
         preset: The name of the preset that the values started from.
 
-        filters: Number of filters of each hidden layer of a stream.
-        kernel_sizes: Kernel height and width of each layer of a stream, the output layer's last.
+        filters: Number of filters of each hidden layer of a stream, at least 1.
+        kernel_sizes: Kernel height and width of each layer of a stream, the output layer's last;
+            odd.
         per_band: One network a band instead of one for all bands.
         shared_streams: Both streams share one set of weights.
         residual: A stream predicts F̂ − C, the fine change beyond the coarse one, so that an
@@ -68,9 +72,9 @@ class ModelConfig:
             "calibrated", a regression learned after training where errors are known, which falls
             back to the former where there was too little to learn from.
 
-        ratio: Coarse pixel size / fine pixel size.
+        ratio: Coarse pixel size / fine pixel size, at most 1000.
         psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in
-            coarse pixels.
+            coarse pixels, at most 10.
 
         supervision: "pair": F2 is never known, the streams learn from C13 → F13; "triplet": F2
             is known on the training dates.
@@ -124,6 +128,10 @@ class ModelConfig:
         self._one_of("expected_error", EXPECTED_ERRORS)
         if not self.bands:
             raise errors.InputError("bands: expected at least one band name, found none.")
+        if any(count < 1 for count in self.filters):
+            raise errors.InputError(
+                f"filters: expected numbers of at least 1, found {self.filters}."
+            )
         if len(self.kernel_sizes) != len(self.filters) + 1:
             raise errors.InputError(
                 f"kernel_sizes: expected one more than the {len(self.filters)} filters, "
@@ -144,8 +152,10 @@ class ModelConfig:
                 "start: expected 'random', because 'ridge' is for a stream of one linear "
                 "convolution over all bands without coarse_input; found 'ridge'."
             )
-        for name in ("gain", "ratio", "psf_fwhm", "combination_sigma"):
+        for name in ("gain", "combination_sigma"):
             self._in_range(name, low_open=True)
+        self._in_range("ratio", low_open=True, high=LARGEST_RATIO)
+        self._in_range("psf_fwhm", low_open=True, high=LARGEST_FWHM)
         for name in (
             "coarse_filter",
             "back_projection",
@@ -165,10 +175,12 @@ class ModelConfig:
                 f"{name}: expected one of {', '.join(allowed)}; found '{getattr(self, name)}'."
             )
 
-    def _in_range(self, name: str, low_open: bool) -> None:
+    def _in_range(self, name: str, low_open: bool, high: float = math.inf) -> None:
         value = getattr(self, name)
-        if not math.isfinite(value) or value < 0 or (low_open and value == 0):
+        if not math.isfinite(value) or not 0 <= value <= high or (low_open and value == 0):
             bound = "above 0" if low_open else "of at least 0"
+            if high < math.inf:
+                bound += f" and of at most {high:g}"
             raise errors.InputError(f"{name}: expected a number {bound}, found {value}.")
 
     @property
@@ -209,7 +221,7 @@ class ModelConfig:
             raise errors.InputError(
                 f"{path}: expected the model description that training writes, found no such file."
             ) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (errors.InputError, OSError, ValueError, TypeError) as error:
             raise errors.InputError(
                 f"{path}: expected a model description, found: {errors.reason(error)}."
             ) from None

@@ -17,6 +17,8 @@ from stfnet_tf import presets
 CONFIG_FILE = "config.json"
 DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
+# NumPy's.
+LARGEST_SEED = 2**32 - 1
 # What may differ when a run continues: none of it changes the steps that are still to come.
 MAY_CHANGE = (
     *("distribution", "checkpoint_steps", "checkpoint_seconds", "summary_steps", "panels"),
@@ -37,8 +39,8 @@ class TrainConfig:
         crops_per_tile: Patches cut at random each time that a tile is read; 0 for as many as
             hold twice a tile's pixels.
         augment: Flip and rotate patches, all images of a triplet alike.
-        seed: All randomness follows from it; on CPUs, two runs with the same seed end with
-            bit-equal weights.
+        seed: All randomness follows from it, 0–4294967295; on CPUs, two runs with the same seed
+            end with bit-equal weights.
 
         optimizer: A tf-keras optimizer by name, such as Adam, AdamW or SGD; with TensorFlow
             Addons installed also LAMB, Lookahead(RectifiedAdam), SWA(SGD), MovingAverage(Adam).
@@ -47,7 +49,8 @@ class TrainConfig:
         learning_rate: The highest learning rate of the run.
         schedule: How it falls over the run: constant; cosine; exponential, down to --final_rate;
             piecewise, times --rate_factor at each of --rate_boundaries.
-        final_rate: Share of the learning rate that cosine and exponential leave at the end.
+        final_rate: Share of the learning rate that cosine and exponential leave at the end, at
+            most 1.
         rate_boundaries: Where piecewise steps down, as shares of the run.
         rate_factor: What piecewise multiplies the learning rate by.
         warmup_steps: Steps over which the learning rate first rises.
@@ -137,6 +140,11 @@ class TrainConfig:
                 raise errors.InputError(
                     f"--{name}: expected a number of at least {low}, found {value}."
                 )
+        for name, high in (("final_rate", 1), ("seed", LARGEST_SEED)):
+            if getattr(self, name) > high:
+                raise errors.InputError(
+                    f"--{name}: expected a number of at most {high}, found {getattr(self, name)}."
+                )
         for name in ("learning_rate", "final_rate", "rate_factor"):
             if getattr(self, name) == 0:
                 raise errors.InputError(f"--{name}: expected a number above 0, found 0.")
@@ -224,7 +232,10 @@ def model_config(
         "psf_fwhm": info.psf_fwhm,
         "supervision": info.supervision,
     }
-    config = presets.build(preset, **{**own, **changes})
+    try:
+        config = presets.build(preset, **{**own, **changes})
+    except errors.InputError as error:
+        raise errors.InputError(f"--{error}") from None  # it begins with the field's name
     if config.bands != info.bands:
         raise errors.InputError(
             f"--bands: the model has {', '.join(config.bands)}, the shards of '{info.name}' have "

@@ -21,6 +21,10 @@ def test_round_trip(tmp_path):
         ({"temporal_consistency": -1.0}, "temporal_consistency: expected a number of at least 0"),
         ({"gain": float("nan")}, "gain: expected a number above 0, found nan"),
         ({"bands": ()}, "bands"),
+        ({"filters": (-3, 8)}, r"filters: expected numbers of at least 1, found \(-3, 8\)"),
+        ({"filters": (32, 0)}, r"filters: expected numbers of at least 1, found \(32, 0\)"),
+        ({"ratio": 1e9}, "ratio: expected a number above 0 and of at most 1000, found 1000000000"),
+        ({"psf_fwhm": 1000.0}, "psf_fwhm: expected a number above 0 and of at most 10, found 1000"),
     ],
 )
 def test_wrong_values_name_the_field(changes, message):
@@ -37,6 +41,12 @@ def test_unknown_preset():
 def test_damaged_file_is_named(tmp_path, text):
     (tmp_path / presets.CONFIG_FILE).write_text(text)
     with pytest.raises(errors.InputError, match=r"model\.json: expected a model description"):
+        presets.ModelConfig.load(tmp_path)
+
+
+def test_a_value_that_is_wrong_in_a_file_is_named_with_it(tmp_path):
+    (tmp_path / presets.CONFIG_FILE).write_text('{"bands": ["red"], "change": "ratio"}')
+    with pytest.raises(errors.InputError, match=r"model\.json: expected .*, found: change: exp"):
         presets.ModelConfig.load(tmp_path)
 
 

@@ -374,12 +374,18 @@ def test_help_loads_no_tensorflow():
         (["--model_dir=M", "--epochs=-1"], "--epochs: expected a number of at least 0, found -1"),
         (["--model_dir=M", "--schedule=step"], "--schedule: expected one of constant, cosine"),
         (["--model_dir=M", "--profile=9"], "--profile: expected first and last step as in 10,15"),
+        (["--model_dir=M", "--seed=4294967296"], "--seed: expected a number of at most 4294967295"),
+        (
+            ["--model_dir=M", "--final_rate=5"],
+            "--final_rate: expected a number of at most 1, found",
+        ),
         (["--model_dir=M", "--optimizer_args=x"], "--optimizer_args: expected name=value"),
         (
             ["--records_dir=R", "--bands=red"],
             "the model has red, the shards of 'toy' have red, nir",
         ),
-        (["--records_dir=R", "--preset=best"], "preset: expected one of paper, plus"),
+        (["--records_dir=R", "--preset=best"], "Error: --preset: expected one of paper"),
+        (["--records_dir=R", "--kernel_sizes=4,3,3"], "Error: --kernel_sizes: expected odd sizes"),
         (["--records_dir=R", "--filters=a,b"], "--filters: expected numbers with commas"),
     ],
 )
