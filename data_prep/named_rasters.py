@@ -7,20 +7,13 @@ scales, band names — is asked for by the flag that would say it.
 """
 
 import dataclasses
-import datetime
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import dataset, errors, rasters
+from data_prep import dataset, dates, errors, rasters
 from data_prep.dataset import Date
-
-# A year, and month and day or the day of the year, with or without one separator between them.
-_DATES = (
-    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<s>[-_.]?)(?P<month>[01]\d)(?P=s)(?P<day>[0-3]\d)(?!\d)",
-    r"(?<!\d)(?P<year>(?:19|20)\d\d)[-_.]?(?P<doy>[0-3]\d\d)(?!\d)",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +76,18 @@ def describe(given: NamedRasters) -> dataset.Dataset:
             flag that would.
     """
     _check_complete(given)
-    dates = _dates(given)
+    dated = _dates(given)
     bands = _bands(given)
-    ends = [date for date in (dates["1"][0], *dates["3"]) if date]
+    ends = [date for date in (dated["1"][0], *dated["3"]) if date]
     raw: dict[str, Any] = {
         "name": "rasters",
         "bands": list(bands),
         "supervision": "pair",
-        "fine": _side("fine", given, dates, bands),
-        "coarse": _side("coarse", given, dates, bands),
+        "fine": _side("fine", given, dated, bands),
+        "coarse": _side("coarse", given, dated, bands),
         "dates": {
             "train": [date.isoformat() for date in ends],
-            "test": [date.isoformat() for date in dates["2"]],
+            "test": [date.isoformat() for date in dated["2"]],
         },
     }
     if given.ratio is not None:
@@ -154,18 +147,18 @@ def _dates(given: NamedRasters) -> dict[str, list[Date]]:
     return found
 
 
-def _check_order(dates: dict[str, list[Date]]) -> None:
-    t1, seen = dates["1"][0], set()
-    for date in dates["2"]:
+def _check_order(dated: dict[str, list[Date]]) -> None:
+    t1, seen = dated["1"][0], set()
+    for date in dated["2"]:
         if date in seen:
             raise errors.InputError(f"--c2: expected one raster a date, found two of {date}.")
         seen.add(date)
         if date <= t1:
             raise errors.InputError(f"--c2: expected dates after --f1's, {t1}, found {date}.")
-    if dates["3"] and not (t1 < dates["3"][0] and dates["3"][0] not in seen):
+    if dated["3"] and not (t1 < dated["3"][0] and dated["3"][0] not in seen):
         raise errors.InputError(
             f"--f3: expected a date after --f1's, {t1}, and other than --c2's, found "
-            f"{dates['3'][0]}."
+            f"{dated['3'][0]}."
         )
 
 
@@ -175,27 +168,14 @@ def _date_of(flag: str, file: str) -> Date:
     Raises:
         InputError: There is none, or there are several.
     """
-    found = set()
-    for pattern in _DATES:
-        for match in re.finditer(pattern, Path(file).name):
-            part = {k: int(v) for k, v in match.groupdict().items() if k != "s"}
-            try:
-                if "doy" in part:
-                    date = Date(part["year"], 1, 1) + datetime.timedelta(part["doy"] - 1)
-                    if date.year != part["year"]:
-                        continue
-                else:
-                    date = Date(part["year"], part["month"], part["day"])
-            except ValueError:
-                continue
-            found.add(date)
+    found = dates.in_text(Path(file).name)
     if len(found) != 1:
-        what = ", ".join(map(str, sorted(found))) or "none"
+        what = ", ".join(map(str, found)) or "none"
         raise errors.InputError(
-            f"{file}: expected one date in the name, such as 2001-07-11, 20010711 or 2001192, "
-            f"found {what}; --t{flag[1]} states it."
+            f"{file}: expected one date in the name, such as {dates.EXAMPLES}, found {what}; "
+            f"--t{flag[1]} states it."
         )
-    return found.pop()
+    return found[0]
 
 
 def _bands(given: NamedRasters) -> tuple[str, ...]:
@@ -222,14 +202,14 @@ def _places(file: str, flag: str, bands: Sequence[str]) -> dict[str, int]:
 
 
 def _side(
-    side: str, given: NamedRasters, dates: dict[str, list[Date]], bands: Sequence[str]
+    side: str, given: NamedRasters, dated: dict[str, list[Date]], bands: Sequence[str]
 ) -> dict[str, Any]:
     """A side of the description."""
     coding: StatedEncoding = getattr(given, side)
     table, places = {}, []
-    later = iter(dates["2"])
+    later = iter(dated["2"])
     for flag, number, file in _files(given, side):
-        date = next(later) if number == "2" else dates[number][0]
+        date = next(later) if number == "2" else dated[number][0]
         table[date.isoformat()] = str(Path(file).absolute())
         places.append((file, _places(file, flag, bands)))
         stated = rasters.info(file)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalog, dataset, errors, memory, records, registration, triplets
+from data_prep import catalog, dataset, dates, errors, memory, records, registration, triplets
 from stfnet_tf.baselines import base
 
 
@@ -58,21 +58,21 @@ def open_catalog(
 
 
 def choose(
-    images: catalog.Catalog, split: str, dates: Sequence[str] = ()
+    images: catalog.Catalog, split: str, named: Sequence[str] = ()
 ) -> list[triplets.Triplet]:
     """The triplets of a split whose F2 is known.
 
     Args:
       images: the data set.
       split: "train", "val" or "test".
-      dates: ISO dates of the F2 to keep, of any split, or a triplet written t1/t2/t3 (t1/t2 for
+      named: dates of the F2 to keep, of any split, or a triplet written t1/t2/t3 (t1/t2 for
         one-sided); all of the split's where empty.
 
     Raises:
       InputError: nothing is left, or a date is not there.
     """
     formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
-    chosen = _named(images, formed, dates) if dates else formed[split]
+    chosen = _named(images, formed, named) if named else formed[split]
     known = [t for t in chosen if images.has("fine", t.t2)]
     if not known:
         found = ", ".join(map(str, chosen)) or "no triplet at all"
@@ -83,16 +83,11 @@ def choose(
     return sorted(set(known), key=lambda t: (t.t2, t.iso))
 
 
-def _named(images: catalog.Catalog, formed: dict, dates: Sequence[str]) -> list[triplets.Triplet]:
+def _named(images: catalog.Catalog, formed: dict, named: Sequence[str]) -> list[triplets.Triplet]:
     every = [t for split in ("test", "val", "train") for t in formed[split]]
     chosen = []
-    for text in dates:
-        try:
-            parsed = [datetime.date.fromisoformat(part) for part in text.split("/")]
-        except ValueError:
-            raise errors.InputError(
-                f"--dates: expected ISO dates such as 2001-07-11, or t1/t2/t3, found '{text}'."
-            ) from None
+    for text in named:
+        parsed = [dates.parse("dates", part) for part in text.split("/")]
         if len(parsed) > 1:
             chosen.append(_written(images, parsed, text))
             continue

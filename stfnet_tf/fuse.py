@@ -36,14 +36,13 @@ and rasters made from anything else are not replaced without --overwrite.
 """
 
 import dataclasses
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import dates, entry, errors
 from stfnet_tf import fit_options, train
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "dates",
         None,
-        "Dates to fuse, as 2002-01-12,2002-02-13; 'all' for every date with a coarse image and no "
-        "known fine one (default: the description's test dates, or those of --c2).",
+        "Dates to fuse, as 2002-01-12,20020213,2002044; 'all' for every date with a coarse image "
+        "and no known fine one (default: the description's test dates, or those of --c2).",
     )
     flags.DEFINE_string(
         "saved_model", None, "An exported version, such as saved_models/cia/1, to fuse with."
@@ -224,9 +223,9 @@ def _named_rasters() -> "named_rasters.NamedRasters":
     return named_rasters.NamedRasters(
         **given,
         c2=tuple(FLAGS.c2 or ()),
-        t1=_date("t1", FLAGS.t1) if FLAGS.t1 else None,
-        t2=tuple(_date("t2", text) for text in FLAGS.t2 or ()),
-        t3=_date("t3", FLAGS.t3) if FLAGS.t3 else None,
+        t1=dates.parse("t1", FLAGS.t1) if FLAGS.t1 else None,
+        t2=tuple(dates.parse("t2", text) for text in FLAGS.t2 or ()),
+        t3=dates.parse("t3", FLAGS.t3) if FLAGS.t3 else None,
         bands=tuple(FLAGS.bands or ()),
         usual=_model_bands(),
         fine=coding("fine"),
@@ -244,15 +243,6 @@ def _model_bands() -> tuple[str, ...]:
     if FLAGS.saved_model:
         return tuple(model_card.load(FLAGS.saved_model)["bands"])
     return presets.ModelConfig.load(FLAGS.model_dir).bands
-
-
-def _date(flag: str, text: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise errors.InputError(
-            f"--{flag}: expected dates such as 2002-01-12, found '{text}'."
-        ) from None
 
 
 def _range(flag: str) -> tuple[float, float] | None:
@@ -289,12 +279,12 @@ def asked_of_fit() -> fit_options.FitOptions:
     return fit_options.FitOptions(**preset, training=training, model=model)
 
 
-def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[triplets.Triplet]":
+def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
     """The triplets to fuse.
 
     Args:
         images: The catalog.
-        dates: ISO dates, or "all", or None for the test dates.
+        named: Dates, or "all", or None for the test dates.
 
     Raises:
         InputError: A date cannot be read or cannot be fused.
@@ -304,7 +294,7 @@ def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[trip
     dataset = images.dataset
     formed = triplets.form(dataset, images.fine_dates, images.coarse_dates)
     test = {t.t2: t for t in formed["test"]}
-    if not dates:
+    if not named:
         if not test:
             raise errors.InputError(
                 f"--dates: expected dates to fuse, because {dataset.path} names no test dates."
@@ -312,15 +302,15 @@ def choose(images: "catalog.Catalog", dates: Sequence[str] | None) -> "list[trip
         return list(test.values())
     hidden = set(test)
     known = [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
-    if list(dates) == ["all"]:
+    if list(named) == ["all"]:
         wanted = [d for d in images.coarse_dates if d not in known]
         made = [test.get(t.t2, t) for t in triplets.around(wanted, known, dataset)]
         if len(made) < len(wanted):
             print(f"Left out: {len(wanted) - len(made)} dates without a fine image before them.")
         return made
     chosen = []
-    for text in dates:
-        date = _date("dates", text)
+    for text in named:
+        date = dates.parse("dates", text)
         if not images.has("coarse", date):
             there = ", ".join(map(str, images.coarse_dates[:40]))
             raise errors.InputError(

@@ -157,7 +157,7 @@ def test_evaluate_a_model(made):
         ("evaluate", ["--model_dir=nowhere"], "Error: nowhere"),
         ("compare", ["--methods=copy,kriging"], "found 'kriging'"),
         ("compare", ["--methods=copy,copy"], "expected every name once"),
-        ("compare", ["--dates=yesterday"], "--dates: expected ISO dates"),
+        ("compare", ["--dates=yesterday"], "--dates: expected dates such as 2001-07-11"),
     ],
 )
 def test_wrong_flags_are_one_sentence(made, program, flags, sentence, tmp_path):

@@ -124,7 +124,7 @@ def images(tmp_path_factory):
 
 def test_the_test_dates_are_fused_unless_others_are_named(images):
     expected = tuple(map(datetime.date.fromisoformat, scenes.DATES))
-    for dates in (None, ["2001-07-11"], ["all"]):
+    for dates in (None, ["2001-07-11"], ["20010711"], ["2001192"], ["all"]):
         (triplet,) = fuse.choose(images, dates)
         assert triplet.dates == expected
 
