@@ -18,15 +18,17 @@ from data_prep.dataset import Date
 
 @dataclasses.dataclass(frozen=True)
 class StatedEncoding:
-    """How the rasters of one side state reflectance; what is None, the files must say.
+    """How the rasters of one side state reflectance; what is not given, the files must say.
 
     Attributes:
+        bands: Band numbers from 1 in order; () takes the bands by name, or all as they lie.
         scale: Reflectance per digital number.
         offset: Reflectance at 0.
         fill: Digital number that means "no data".
         valid_range: Least and greatest digital number of a usable pixel.
     """
 
+    bands: tuple[int, ...] = ()
     scale: float | None = None
     offset: float | None = None
     fill: float | None = None
@@ -179,24 +181,38 @@ def _date_of(flag: str, file: str) -> Date:
 
 
 def _bands(given: NamedRasters) -> tuple[str, ...]:
-    count = rasters.info(given.f1).bands
-    own = rasters.info(given.f1).band_names
+    stated = rasters.info(given.f1)
     names = given.bands or given.usual
-    if not names and len(set(own)) == count and all(re.fullmatch(r"\w+", k) for k in own):
-        names = own
-    return tuple(names) or tuple(f"band{k + 1}" for k in range(count))
+    if names:
+        return names
+    numbers = given.fine.bands or range(1, stated.bands + 1)
+    own = [stated.band_names[k - 1] for k in numbers if 1 <= k <= stated.bands]
+    if len(set(own)) == len(numbers) and all(re.fullmatch(r"\w+", k) for k in own):
+        return tuple(own)
+    return tuple(f"band{k}" for k in numbers)
 
 
-def _places(file: str, flag: str, bands: Sequence[str]) -> dict[str, int]:
-    """The band number of each band: by the raster's own names, or by their order."""
+def _places(
+    file: str, flag: str, bands: Sequence[str], numbers: Sequence[int] = ()
+) -> dict[str, int]:
+    """The band number of each band: as given, by the raster's own names, or by their order."""
     stated = rasters.info(file)
+    if numbers:
+        side = "fine" if flag[0] == "f" else "coarse"
+        if len(numbers) != len(bands) or not all(1 <= k <= stated.bands for k in numbers):
+            raise errors.InputError(
+                f"--{side}_bands: expected {len(bands)} numbers ({', '.join(bands)}) from 1 to "
+                f"{stated.bands}, the bands of {file}, found {', '.join(map(str, numbers))}."
+            )
+        return dict(zip(bands, numbers, strict=True))
     own = [name.lower() for name in stated.band_names]
     if all(own.count(band.lower()) == 1 for band in bands):
         return {band: own.index(band.lower()) + 1 for band in bands}
     if stated.bands != len(bands):
         raise errors.InputError(
             f"--{flag}: expected {len(bands)} bands ({', '.join(bands)}) in {file}, found "
-            f"{stated.bands}; --bands names them."
+            f"{stated.bands}; --fine_bands and --coarse_bands give the numbers of those that both "
+            f"sides have, such as 2,3,4."
         )
     return {band: k + 1 for k, band in enumerate(bands)}
 
@@ -211,7 +227,7 @@ def _side(
     for flag, number, file in _files(given, side):
         date = next(later) if number == "2" else dated[number][0]
         table[date.isoformat()] = str(Path(file).absolute())
-        places.append((file, _places(file, flag, bands)))
+        places.append((file, _places(file, flag, bands, coding.bands)))
         stated = rasters.info(file)
         if coding.scale is None and stated.scale is None:
             raise errors.InputError(

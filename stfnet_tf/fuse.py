@@ -122,6 +122,12 @@ def define_rasters() -> None:
     flags.DEFINE_list("t2", None, "Dates of --c2, in its order (default: those in its names).")
     flags.DEFINE_string("t3", None, "Date of --f3 and --c3 (default: that in their names).")
     for side in ("fine", "coarse"):
+        flags.DEFINE_list(
+            f"{side}_bands",
+            None,
+            f"Numbers, from 1, of the bands of the {side} rasters to take, such as 2,3,4, in the "
+            "order of --bands (default: those that the rasters name so, else all as they lie).",
+        )
         flags.DEFINE_float(
             f"{side}_scale",
             None,
@@ -217,7 +223,9 @@ def _named_rasters() -> "named_rasters.NamedRasters":
 
     def coding(side: str) -> named_rasters.StatedEncoding:
         values = {k: FLAGS[f"{side}_{k}"].value for k in ("scale", "offset", "fill")}
-        return named_rasters.StatedEncoding(**values, valid_range=_range(f"{side}_range"))
+        return named_rasters.StatedEncoding(
+            bands=_numbers(f"{side}_bands"), valid_range=_range(f"{side}_range"), **values
+        )
 
     given = {name: FLAGS[name].value or "" for name in RASTERS if name != "c2"}
     return named_rasters.NamedRasters(
@@ -243,6 +251,16 @@ def _model_bands() -> tuple[str, ...]:
     if FLAGS.saved_model:
         return tuple(model_card.load(FLAGS.saved_model)["bands"])
     return presets.ModelConfig.load(FLAGS.model_dir).bands
+
+
+def _numbers(flag: str) -> tuple[int, ...]:
+    given = FLAGS[flag].value or ()
+    try:
+        return tuple(map(int, given))
+    except ValueError:
+        raise errors.InputError(
+            f"--{flag}: expected band numbers such as 2,3,4, found {','.join(given)}."
+        ) from None
 
 
 def _range(flag: str) -> tuple[float, float] | None:

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 
 import numpy as np
@@ -112,8 +113,35 @@ def test_bands_go_by_name_where_the_rasters_name_them(folder):
     ).bands == ("nir", "green")
 
 
+def test_bands_go_by_number_where_nothing_names_them(folder):
+    """A fine raster with a band more than the coarse one, which is not the last."""
+    more = []
+    for k in (0, 2):
+        source = folder / f"F_{tiny.DATES[k]}.tif"
+        pixels = rasters.read(str(source))[..., [0, 0, 1]]
+        more.append(copied(folder, f"more_{tiny.DATES[k]}.tif", source, pixels=pixels))
+    given = named(folder, f1=more[0], f3=more[1])
+    advice = "--fine_bands and --coarse_bands give the numbers"
+    for bands in ((), ("green", "nir")):
+        with pytest.raises(errors.InputError, match=advice):
+            named_rasters.describe(dataclasses.replace(given, bands=bands))
+    # The advice, followed; once as it would be without a thought.
+    coding = named_rasters.StatedEncoding(bands=(2, 3), scale=1e-4)
+    for bands in ((), ("green", "nir")):
+        taught = dataclasses.replace(given, bands=bands, fine=coding)
+        described = named_rasters.describe(taught)
+        assert described.bands == (bands or ("band2", "band3"))
+        assert (described.fine.bands, described.coarse.bands) == ((2, 3), (1, 2))
+        expected = rasters.read(str(folder / f"F_{tiny.DATES[0]}.tif"))
+        np.testing.assert_array_equal(catalog.Catalog(described).read("fine", T1).dn, expected)
+    for numbers in ((2, 4), (0, 1), (1, 2, 3)):
+        coding = named_rasters.StatedEncoding(bands=numbers, scale=1e-4)
+        with pytest.raises(errors.InputError, match=r"--coarse_bands: expected 2 numbers .* to 2"):
+            named_rasters.describe(named(folder, coarse=coding))
+
+
 def test_codings(folder):
-    fine = named_rasters.StatedEncoding(2e-4, -0.1, -1.0, (0, 5000))
+    fine = named_rasters.StatedEncoding((), 2e-4, -0.1, -1.0, (0, 5000))
     described = named_rasters.describe(named(folder, fine=fine))
     assert (described.fine.scale, described.fine.offset) == (2e-4, -0.1)
     assert (described.fine.fill, described.fine.valid_range) == ((-1.0,), (0, 5000))
