@@ -6,6 +6,7 @@ Each raster holds all bands of one date. What they do not state themselves — d
 scales, band names — is asked for by the flag that would say it.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ class StatedEncoding:
         offset: Reflectance at 0.
         fill: Digital number that means "no data".
         valid_range: Least and greatest digital number of a usable pixel.
+        crs: The system of rasters that state none, such as "EPSG:32613".
     """
 
     bands: tuple[int, ...] = ()
@@ -33,6 +35,7 @@ class StatedEncoding:
     offset: float | None = None
     fill: float | None = None
     valid_range: tuple[float, float] | None = None
+    crs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,24 @@ def describe(given: NamedRasters) -> dataset.Dataset:
         raw["coarse"]["ratio"] = given.ratio
     described = dataset.parse(raw, Path("the rasters' flags"), Path.cwd())
     return dataclasses.replace(described, scene=Path(given.f1).stem)
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Names the flags in sentences about keys of a description, which nobody wrote.
+
+    Raises:
+        InputError: The one from within, with "--coarse_scale" for "coarse.scale".
+    """
+    try:
+        yield
+    except errors.InputError as error:
+        sentence = str(error).replace("found no such key", "found nothing")
+        # Which side's system is missing, the sentence says; the key is always the same.
+        sentence = re.sub(r"\w+\.assume_crs states", "--fine_crs or --coarse_crs states", sentence)
+        sentence = re.sub(r"\b(fine|coarse)\.scale\b", r"--\1_scale", sentence)
+        sentence = re.sub(r"\bcoarse\.ratio\b", "--ratio", sentence)
+        raise errors.InputError(sentence) from None
 
 
 def _check_complete(given: NamedRasters) -> None:
@@ -254,4 +275,15 @@ def _side(
         raw["fill"] = [coding.fill]
     if coding.valid_range is not None:
         raw["valid_range"] = list(coding.valid_range)
+    if coding.crs:
+        raw["assume_crs"] = _crs(side, coding.crs)
     return raw
+
+
+def _crs(side: str, crs: str) -> str:
+    try:
+        return rasters.crs_wkt(crs)
+    except errors.InputError:
+        raise errors.InputError(
+            f"--{side}_crs: expected a system such as EPSG:32613, found '{crs}'."
+        ) from None

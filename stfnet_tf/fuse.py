@@ -35,6 +35,7 @@ missing: dates whose rasters were made from the same images by the same model ar
 and rasters made from anything else are not replaced without --overwrite.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,11 +143,23 @@ def define_rasters() -> None:
         flags.DEFINE_list(
             f"{side}_range", None, "Least and greatest usable digital number (default: any)."
         )
+        flags.DEFINE_string(
+            f"{side}_crs",
+            None,
+            f"Coordinate reference system of {side} rasters that state none, such as EPSG:32613.",
+        )
 
 
 def main(argv: Sequence[str]) -> None:
     """Fuses the chosen dates."""
     _check_flags()
+    from data_prep import named_rasters
+
+    with contextlib.nullcontext() if FLAGS.dataset else named_rasters.naming_flags():
+        _fuse()
+
+
+def _fuse() -> None:
     from data_prep import catalog, registration
 
     output_dir = Path(FLAGS.output_dir)
@@ -224,7 +237,10 @@ def _named_rasters() -> "named_rasters.NamedRasters":
     def coding(side: str) -> named_rasters.StatedEncoding:
         values = {k: FLAGS[f"{side}_{k}"].value for k in ("scale", "offset", "fill")}
         return named_rasters.StatedEncoding(
-            bands=_numbers(f"{side}_bands"), valid_range=_range(f"{side}_range"), **values
+            bands=_numbers(f"{side}_bands"),
+            valid_range=_range(f"{side}_range"),
+            crs=FLAGS[f"{side}_crs"].value or "",
+            **values,
         )
 
     given = {name: FLAGS[name].value or "" for name in RASTERS if name != "c2"}

@@ -140,6 +140,28 @@ def test_bands_go_by_number_where_nothing_names_them(folder):
             named_rasters.describe(named(folder, coarse=coding))
 
 
+@pytest.mark.parametrize("side", ["fine", "coarse"])
+def test_a_system_that_the_rasters_do_not_state(folder, side):
+    expected = catalog.Catalog(named_rasters.describe(named(folder))).read("coarse", T2).dn
+    for file in folder.glob(f"{side[0].upper()}_*.tif"):
+        grid = dataclasses.replace(rasters.info(str(file)).grid, crs="")
+        copied(folder, file.name, file, grid=grid)
+    rasters.close_all()
+    rasters.info.cache_clear()
+    with (
+        pytest.raises(errors.InputError, match="--fine_crs or --coarse_crs states a missing"),
+        named_rasters.naming_flags(),
+    ):
+        catalog.Catalog(named_rasters.describe(named(folder))).check()
+    coding = named_rasters.StatedEncoding(scale=1e-4, crs="EPSG:32655")
+    images = catalog.Catalog(named_rasters.describe(named(folder, **{side: coding})))
+    images.check()
+    np.testing.assert_array_equal(images.read("coarse", T2).dn, expected)
+    coding = named_rasters.StatedEncoding(scale=1e-4, crs="Mars")
+    with pytest.raises(errors.InputError, match=f"--{side}_crs: expected a system such as"):
+        named_rasters.describe(named(folder, **{side: coding}))
+
+
 def test_codings(folder):
     fine = named_rasters.StatedEncoding((), 2e-4, -0.1, -1.0, (0, 5000))
     described = named_rasters.describe(named(folder, fine=fine))
