@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_prep import errors, rasters
+from data_prep import errors, names, rasters
 from data_prep.dataset import Dataset, Date, Quality, Side
 
 _PARTS = {
@@ -47,10 +47,10 @@ class Layer:
     @functools.cached_property
     def raster(self) -> rasters.Files:
         """What `rasters` is to open."""
-        names = self.files
+        files = self.files
         if self.subdataset:
-            names = tuple(rasters.subdataset(file, self.subdataset) for file in names)
-        return names[0] if len(names) == 1 else names
+            files = tuple(rasters.subdataset(file, self.subdataset) for file in files)
+        return files[0] if len(files) == 1 else files
 
     def __str__(self):
         return self.files[0] + (f" ({self.subdataset})" if self.subdataset else "")
@@ -150,12 +150,12 @@ def _find_table(dataset: Dataset, side: Side) -> dict[Date, _Found]:
     )
     found: dict[Date, _Found] = {}
     for date, name in side.table.items():
-        path = dataset.root / name
-        if path.exists():
-            found[date] = {"": (str(path),)}
+        file = names.absolute(name, dataset.root)
+        if rasters.exists(file):
+            found[date] = {"": (file,)}
         elif date not in tested:
             raise errors.InputError(
-                f"{path}: expected the {side.name} image of {date} that {dataset.path} names, "
+                f"{file}: expected the {side.name} image of {date} that {dataset.path} names, "
                 f"found no such file."
             )
     return found
@@ -164,8 +164,8 @@ def _find_table(dataset: Dataset, side: Side) -> dict[Date, _Found]:
 def _find_stack(dataset: Dataset, side: Side) -> dict[Date, Entry]:
     stack = side.stack
     assert stack is not None
-    names = list(side.table.values()) or list(side.files)
-    path = str(dataset.root / names[0])
+    named = list(side.table.values()) or list(side.files)
+    path = names.absolute(named[0], dataset.root)
     count = rasters.info(path).bands
     dates = [stack.first + datetime.timedelta(stack.every_days * k) for k in range(count)]
     return {d: Entry(d, (Layer((path,), "", k + 1),)) for k, d in enumerate(dates)}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import dataset, dates, errors, rasters
+from data_prep import dataset, dates, errors, names, rasters
 from data_prep.dataset import Date
 
 
@@ -191,7 +191,7 @@ def _date_of(flag: str, file: str) -> Date:
     Raises:
         InputError: There is none, or there are several.
     """
-    found = dates.in_text(Path(file).name)
+    found = dates.in_text(Path(names.file_of(file)).name)
     if len(found) != 1:
         what = ", ".join(map(str, found)) or "none"
         raise errors.InputError(
@@ -247,7 +247,7 @@ def _side(
     later = iter(dated["2"])
     for flag, number, file in _files(given, side):
         date = next(later) if number == "2" else dated[number][0]
-        table[date.isoformat()] = str(Path(file).absolute())
+        table[date.isoformat()] = names.absolute(file, Path.cwd())
         places.append((file, _places(file, flag, bands, coding.bands)))
         stated = rasters.info(file)
         if coding.scale is None and stated.scale is None:

@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 import numpy as np
 from osgeo import gdal, gdal_array, osr
 
-from data_prep import errors
+from data_prep import errors, names
 
 gdal.UseExceptions()
 osr.UseExceptions()
@@ -363,22 +363,36 @@ def _on_network(name: str, depth: int = 0) -> str:
     """
     if _ADDRESS.search(name):
         return name
-    path = Path(name)
+    if depth > 8 or (source := _vrt(name)) is None:
+        return ""
     try:
-        with path.open("rb") as file:
-            if b"<VRTDataset" not in file.read(1024) or depth > 8:
-                return ""
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ValueError, ElementTree.ParseError):
-        return ""  # no VRT; what else it is, GDAL finds out
+        root = ElementTree.fromstring(source)
+    except (ValueError, ElementTree.ParseError):
+        return ""  # no VRT after all; what else it is, GDAL finds out
     for element in root.iter():
         for text in filter(None, (element.text, *element.attrib.values())):
             if _ADDRESS.search(text):
                 return text.strip()
-            if element.tag.startswith("Source") and (inner := path.parent / text.strip()).is_file():
-                if found := _on_network(str(inner), depth + 1):
+            if element.tag.startswith("Source"):
+                # Not as a path, which would drop the doubled slashes of names within archives.
+                beside = "" if text.strip().startswith("/") else name[: name.rfind("/") + 1]
+                inner = beside + text.strip()
+                if found := _on_network(inner, depth + 1):
                     return found
     return ""
+
+
+def _vrt(name: str) -> bytes | None:
+    """A VRT's text, also from within an archive; None for any other file, or none at all."""
+    if (handle := gdal.VSIFOpenL(name, "rb")) is None:
+        return None
+    try:
+        if b"<VRTDataset" not in bytes(gdal.VSIFReadL(1, 1024, handle) or b""):
+            return None
+        gdal.VSIFSeekL(handle, 0, os.SEEK_SET)
+        return bytes(gdal.VSIFReadL(1, gdal.VSIStatL(name).size, handle) or b"")
+    finally:
+        gdal.VSIFCloseL(handle)
 
 
 def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
@@ -519,7 +533,7 @@ def check_stored(files: Files) -> str:
         return ""
     itemsize = np.dtype(stated.dtype).itemsize
     expected = stated.grid.height * stated.grid.width * stated.bands * itemsize
-    found = Path(files).stat().st_size
+    found = gdal.VSIStatL(files).size
     if found < expected:
         raise errors.InputError(
             f"{files}: expected {expected} bytes, as {stated.bands} bands of "
@@ -566,7 +580,8 @@ def subdataset(file: str, name: str) -> str:
 def files_behind(file: str) -> tuple[Path, ...]:
     """All files that what a raster says comes from: itself, its header, what a VRT names.
 
-    Not the statistics that programs leave beside rasters that they show.
+    Of what lies in an archive, the archive. Not the statistics that programs leave beside rasters
+    that they show.
 
     Raises:
         InputError: No such file, or nothing that GDAL reads.
@@ -574,8 +589,21 @@ def files_behind(file: str) -> tuple[Path, ...]:
     handle = _open_files.get(file)
     with _naming(file):
         listed = handle.GetFileList() or ()
-    beside = {Path(name) for name in listed if not name.endswith(".aux.xml")}
-    return tuple(sorted({Path(file)} | {path for path in beside if path.is_file()}))
+    beside = [names.on_disk(name) for name in listed if not name.endswith(".aux.xml")]
+    found = {path for path in beside if path and path.is_file()}
+    return tuple(sorted(found | {path for path in [names.on_disk(file)] if path}))
+
+
+def exists(name: str) -> bool:
+    """Whether a raster of this machine is there, also within an archive.
+
+    What lies elsewhere only turns out when it is opened.
+    """
+    path = names.on_disk(name)
+    if path is None or not names.inside(name):
+        return path is None or path.exists()
+    file = names.file_of(name)
+    return path.exists() and (not file.startswith("/vsi") or gdal.VSIStatL(file) is not None)
 
 
 def tags(file: str | Path) -> dict[str, str]:

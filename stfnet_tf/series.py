@@ -30,6 +30,7 @@ from data_prep import (
     executors,
     locks,
     memory,
+    names,
     rasters,
     records,
     sealed,
@@ -416,6 +417,9 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
             stat = file.stat()
             place = os.path.relpath(file, described.root)
             files.append([name, place, stat.st_size, stat.st_mtime_ns])
+        # Another member of the same archive is another image.
+        if inside := names.inside(images.file(side, date)):
+            files.append([name, inside])
     return {
         "dates": triplet.iso,
         "bands": described.bands,

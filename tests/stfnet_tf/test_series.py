@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,30 @@ def test_rasters_named_one_by_one_make_the_same_image(images, source, tmp_path):
         catalog.Catalog(named_rasters.describe(one_sided)), source, tmp_path / "one_sided"
     )
     assert set(np.unique(rasters.read(str(done.quality_path))[..., -1])) == {0, 1}
+
+
+def test_another_member_of_an_archive_is_another_image(images, source, tmp_path):
+    folder, archive = tmp_path / "images", tmp_path / "all.zip"
+    coding = named_rasters.StatedEncoding(scale=1e-4)
+    t1, t2 = (datetime.date.fromisoformat(date) for date in scenes.DATES[:2])
+
+    def fused_from(member):
+        f1, c1, c2 = (f"/vsizip/{archive}/{k}.tif" for k in ("fine_20010524", member, member))
+        given = named_rasters.NamedRasters(
+            f1, c1, (c2,), t1=t1, t2=(t2,), usual=scenes.BANDS, fine=coding, coarse=coding, ratio=4
+        )
+        return fused(catalog.Catalog(named_rasters.describe(given)), source, tmp_path / "out")
+
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.glob("*.tif"):
+            file.write(path, path.name)
+    assert len(fused_from("coarse_20010524")) == 1
+    assert not fused_from("coarse_20010524")
+    with pytest.raises(errors.InputError, match="--overwrite"):
+        fused_from("coarse_20010711")
+    os.utime(archive, ns=(0, 0))
+    with pytest.raises(errors.InputError, match="--overwrite"):
+        fused_from("coarse_20010524")
 
 
 def test_a_sheet_of_all_dates(images, source, tmp_path):
