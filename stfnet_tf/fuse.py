@@ -114,13 +114,25 @@ def define_place() -> None:
 
 def define_rasters() -> None:
     """Defines the flags that name rasters without a description."""
-    flags.DEFINE_string("f1", None, "Fine image of t1, a raster with all bands, for --dataset.")
+    flags.DEFINE_string(
+        "f1",
+        None,
+        "Fine image of t1, a raster with all bands, in place of --dataset. As any other, a path or "
+        'a name as GDAL has it: /vsizip/all.zip/L.tif, NETCDF:"all.nc":red.',
+    )
     flags.DEFINE_string("c1", None, "Coarse image of t1, on any grid.")
-    flags.DEFINE_list("c2", None, "Coarse images of the dates to fuse, with commas between them.")
+    flags.DEFINE_multi_string(
+        "c2",
+        None,
+        "Coarse images of the dates to fuse, with commas between them, or one by one where a name "
+        "has a comma itself: --c2=a.tif --c2=b,c.tif.",
+    )
     flags.DEFINE_string("f3", None, "Fine image of t3, where there is one.")
     flags.DEFINE_string("c3", None, "Coarse image of t3.")
     flags.DEFINE_string("t1", None, "Date of --f1 and --c1 (default: that in their names).")
-    flags.DEFINE_list("t2", None, "Dates of --c2, in its order (default: those in its names).")
+    flags.DEFINE_multi_string(
+        "t2", None, "Dates of --c2, likewise, in its order (default: those in its names)."
+    )
     flags.DEFINE_string("t3", None, "Date of --f3 and --c3 (default: that in their names).")
     for side in ("fine", "coarse"):
         flags.DEFINE_list(
@@ -246,9 +258,9 @@ def _named_rasters() -> "named_rasters.NamedRasters":
     given = {name: FLAGS[name].value or "" for name in RASTERS if name != "c2"}
     return named_rasters.NamedRasters(
         **given,
-        c2=tuple(FLAGS.c2 or ()),
+        c2=coarse_rasters(FLAGS.c2 or ()),
         t1=dates.parse("t1", FLAGS.t1) if FLAGS.t1 else None,
-        t2=tuple(dates.parse("t2", text) for text in FLAGS.t2 or ()),
+        t2=tuple(dates.parse("t2", text) for k in FLAGS.t2 or () for text in k.split(",")),
         t3=dates.parse("t3", FLAGS.t3) if FLAGS.t3 else None,
         bands=tuple(FLAGS.bands or ()),
         usual=_model_bands(),
@@ -256,6 +268,14 @@ def _named_rasters() -> "named_rasters.NamedRasters":
         coarse=coding("coarse"),
         ratio=FLAGS.ratio,
     )
+
+
+def coarse_rasters(given: Sequence[str]) -> tuple[str, ...]:
+    """The rasters that --c2 names; a comma in the name of one that is there does not split it."""
+    from data_prep import rasters
+
+    split = ([k] if rasters.exists(k) else k.split(",") for k in given)
+    return tuple(name for names in split for name in names if name)
 
 
 def _model_bands() -> tuple[str, ...]:

@@ -122,6 +122,22 @@ def images(tmp_path_factory):
     return scenes.make(tmp_path_factory.mktemp("scene"))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a.tif,b.tif"], ("a.tif", "b.tif")),
+        (["b,c.tif"], ("b,c.tif",)),
+        (["a.tif", "b,c.tif", "d.tif,e.tif"], ("a.tif", "b,c.tif", "d.tif", "e.tif")),
+        (['NETCDF:"a.nc":red,NETCDF:"b.nc":red'], ('NETCDF:"a.nc":red', 'NETCDF:"b.nc":red')),
+        ([""], ()),
+    ],
+)
+def test_commas_between_and_in_the_names_of_coarse_rasters(given, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b,c.tif").touch()
+    assert fuse.coarse_rasters(given) == expected
+
+
 def test_the_test_dates_are_fused_unless_others_are_named(images):
     expected = tuple(map(datetime.date.fromisoformat, scenes.DATES))
     for dates in (None, ["2001-07-11"], ["20010711"], ["2001192"], ["all"]):
