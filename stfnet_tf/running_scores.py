@@ -15,31 +15,45 @@ class TermMean(keras.metrics.Metric):
     """A loss term over all batches: Σ over its parts of Σ total / Σ count."""
 
     def __init__(self, name: str):
-        super().__init__(name=name)
+        super().__init__(name=name, dtype=strategies.sum_dtype())
         self.totals = self.add_weight("totals", (PARTS,), initializer="zeros")
         self.counts = self.add_weight("counts", (PARTS,), initializer="zeros")
 
     def update_state(self, parts: Sequence[losses.Masked]) -> None:
         """Adds this replica's share of one batch."""
         missing = [[0, PARTS - len(parts)]]
-        self.totals.assign_add(tf.pad(tf.stack([part.total for part in parts]), missing))
-        self.counts.assign_add(tf.pad(tf.stack([part.count for part in parts]), missing))
+        for sums, values in (
+            (self.totals, [part.total for part in parts]),
+            (self.counts, [part.count for part in parts]),
+        ):
+            sums.assign_add(tf.cast(tf.pad(tf.stack(values), missing), sums.dtype))
 
     def reset_state(self):
         for variable in (self.totals, self.counts):
-            variable.assign(tf.zeros(PARTS))
+            variable.assign(tf.zeros_like(variable))
 
     def result(self):
-        return tf.reduce_sum(self.totals / tf.maximum(self.counts, 1.0))
+        means = self.totals / tf.maximum(self.counts, tf.ones_like(self.counts))
+        return tf.cast(tf.reduce_sum(means), tf.float32)
 
 
-class RootMeanSquare(keras.metrics.Mean):
+class Mean(keras.metrics.Mean):
+    """Keras' mean of values, of which there may be very many."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name, dtype=strategies.sum_dtype())
+
+    def result(self):
+        return tf.cast(super().result(), tf.float32)
+
+
+class RootMeanSquare(Mean):
     """√(Σ weight x² / Σ weight)."""
 
     def add(self, total: tf.Tensor, count: tf.Tensor) -> None:
         """Adds Σ weight x² and Σ weight, scalars."""
-        self.total.assign_add(total)
-        self.count.assign_add(count)
+        self.total.assign_add(tf.cast(total, self.total.dtype))
+        self.count.assign_add(tf.cast(count, self.count.dtype))
 
     def result(self):
         return tf.sqrt(super().result())
@@ -69,7 +83,7 @@ class RunningScores:
 
     def __init__(self, terms: Sequence[str], bands: Sequence[str]):
         self._bands = tuple(bands)
-        self._loss = keras.metrics.Mean(name="loss")
+        self._loss = Mean(name="loss")
         self._terms = {name: TermMean(name) for name in terms}
         names = ("rmse", *(f"rmse_{band}" for band in bands), "consistency")
         self._squares = {name: RootMeanSquare(name=name) for name in names}
