@@ -22,11 +22,11 @@ class Case:
     """One date to be predicted.
 
     Attributes:
-      label: the date, with its neighbours where another case has the same date.
-      triplet: the dates.
-      inputs: what is known.
-      truth: the true F2, reflectance, [height, width, bands].
-      valid: where it is known, [height, width] of bool.
+        label: The date, with its neighbours where another case has the same date.
+        triplet: The dates.
+        inputs: What is known.
+        truth: The true F2, reflectance, [height, width, bands].
+        valid: Where it is known, [height, width] of bool.
     """
 
     label: str
@@ -47,9 +47,9 @@ def open_catalog(
     """The images of a described data set, registered where it says so.
 
     Args:
-      description: the .toml.
-      data_dir: replaces the description's root.
-      coregister: "off" or "apply" replaces what the description says.
+        description: The .toml.
+        data_dir: Replaces the description's root.
+        coregister: "off" or "apply" replaces what the description says.
     """
     described = dataset.load(description, data_dir)
     if coregister:
@@ -63,13 +63,13 @@ def choose(
     """The triplets of a split whose F2 is known.
 
     Args:
-      images: the data set.
-      split: "train", "val" or "test".
-      named: dates of the F2 to keep, of any split, or a triplet written t1/t2/t3 (t1/t2 for
-        one-sided); all of the split's where empty.
+        images: The data set.
+        split: "train", "val" or "test".
+        named: Dates of the F2 to keep, of any split, or a triplet written t1/t2/t3 (t1/t2 for
+            one-sided); all of the split's where empty.
 
     Raises:
-      InputError: nothing is left, or a date is not there.
+        InputError: Nothing is left, or a date is not there.
     """
     formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
     chosen = _named(images, formed, named) if named else formed[split]
@@ -141,7 +141,7 @@ def read_all(
     """Reads all cases.
 
     Raises:
-      InputError: they do not fit in memory, or an image cannot be read.
+        InputError: They do not fit in memory, or an image cannot be read.
     """
     height, width = images.grid.shape
     # Six images and their masks; methods need as much again, one case at a time.

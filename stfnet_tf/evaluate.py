@@ -115,7 +115,7 @@ def read_cases(
     """The dates that the flags ask for, read whole.
 
     Raises:
-      InputError: there are none, or a trained model is for other bands.
+        InputError: There are none, or a trained model is for other bands.
     """
     from stfnet_tf import cases
     from stfnet_tf.baselines import stfnet
@@ -143,7 +143,7 @@ def read_prediction(
     """A fused raster and, where there is one, its quality raster.
 
     Raises:
-      InputError: There is none, or it has another size or other bands than the data set.
+        InputError: There is none, or it has another size or other bands than the data set.
     """
     import numpy as np
 
@@ -187,10 +187,10 @@ def make_report(
     """Scores all predictions of all dates, each date over the pixels that all methods have.
 
     Args:
-      images: the data set.
-      read: the cases.
-      results: for each case, the predictions by method.
-      costs: `seconds` and `peak_mib` by (method, label).
+        images: The data set.
+        read: The cases.
+        results: For each case, the predictions by method.
+        costs: `seconds` and `peak_mib` by (method, label).
     """
     import numpy as np
 

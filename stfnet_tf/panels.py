@@ -43,11 +43,11 @@ class Stretch:
     """Which bands are shown and how reflectance becomes brightness, the same for every image.
 
     Attributes:
-      shown: indices of the bands shown as red, green and blue, or of the one shown in grey.
-      names: their names.
-      low: reflectance shown as black, one value for each shown band.
-      high: reflectance shown as white.
-      error_limit: reflectance error at the end of the error scale.
+        shown: Indices of the bands shown as red, green and blue, or of the one shown in grey.
+        names: Their names.
+        low: Reflectance shown as black, one value for each shown band.
+        high: Reflectance shown as white.
+        error_limit: Reflectance error at the end of the error scale.
     """
 
     shown: tuple[int, ...]
@@ -63,9 +63,9 @@ class Stretch:
         """Derives the stretch from the known fine images.
 
         Args:
-          images: F1, and F3 where there is one, reflectance, [height, width, bands].
-          valids: their masks.
-          bands: names of the bands.
+            images: F1, and F3 where there is one, reflectance, [height, width, bands].
+            valids: Their masks.
+            bands: Names of the bands.
         """
         shown = _shown_bands(bands)
         pixels = np.concatenate([i[v] for i, v in zip(images, valids, strict=True)])
@@ -119,11 +119,11 @@ def sheet(
     """Draws images side by side with one stretch and errors with one scale.
 
     Args:
-      path: the PNG to write.
-      panels: images in reading order.
-      stretch: how reflectance is shown; its `error_limit` ends the error scale.
-      title: line above all.
-      columns: images in a row.
+        path: The PNG to write.
+        panels: Images in reading order.
+        stretch: How reflectance is shown; its `error_limit` ends the error scale.
+        title: Line above all.
+        columns: Images in a row.
     """
     rows = math.ceil(len(panels) / columns)
     height, width = panels[0].valid.shape
@@ -159,10 +159,10 @@ def small_multiples(
     """Draws many images of one place, small, all with one stretch; known ones in a frame.
 
     Args:
-      path: the PNG to write.
-      panels: images in reading order.
-      stretch: how reflectance is shown.
-      title: line above all.
+        path: The PNG to write.
+        panels: Images in reading order.
+        stretch: How reflectance is shown.
+        title: Line above all.
     """
     height, width = panels[0].valid.shape
     # About as wide as a page in landscape, however many there are.
@@ -202,11 +202,11 @@ def scatter(
     """Draws prediction over reference as a density, a plot for each band.
 
     Args:
-      path: the PNG to write.
-      reference: true F2, [height, width, bands].
-      prediction: predicted F2, same shape.
-      valid: pixels valid in both.
-      result: the scores of this prediction, whose RMSE, CC and bias are printed in the plots.
+        path: The PNG to write.
+        reference: True F2, [height, width, bands].
+        prediction: Predicted F2, same shape.
+        valid: Pixels valid in both.
+        result: The scores of this prediction, whose RMSE, CC and bias are printed in the plots.
     """
     columns = min(3, len(result.bands))
     rows = math.ceil(len(result.bands) / columns)

@@ -150,12 +150,12 @@ def sam_deg(x: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """Spectral angle between the two spectra of a pixel, in degrees, averaged over pixels.
 
     Args:
-      x: reference, [height, width, bands].
-      y: prediction, [height, width, bands].
-      valid: [height, width] of bool.
+        x: Reference, [height, width, bands].
+        y: Prediction, [height, width, bands].
+        valid: [height, width] of bool.
 
     Returns:
-      mean of arccos(x·y / ‖x‖‖y‖) over valid pixels whose two spectra are not zero.
+        Mean of arccos(x·y / ‖x‖‖y‖) over valid pixels whose two spectra are not zero.
     """
     x, y = x[valid].astype(np.float64), y[valid].astype(np.float64)
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
@@ -172,10 +172,10 @@ def ergas(x: np.ndarray, y: np.ndarray, valid: np.ndarray, ratio: float) -> floa
     100 · (h / l) · sqrt(mean over bands (RMSE_b² / x̄_b²)), h / l = fine pixel / coarse pixel.
 
     Args:
-      x: reference, [height, width, bands].
-      y: prediction, [height, width, bands].
-      valid: [height, width] of bool.
-      ratio: coarse pixel / fine pixel, that is l / h (16 for Landsat and MODIS 500 m).
+        x: Reference, [height, width, bands].
+        y: Prediction, [height, width, bands].
+        valid: [height, width] of bool.
+        ratio: Coarse pixel / fine pixel, that is l / h (16 for Landsat and MODIS 500 m).
     """
     if not valid.any():
         return math.nan
@@ -238,14 +238,14 @@ class Scores:
     """Every measure of one prediction.
 
     Attributes:
-      method: who predicted.
-      date: ISO date of the predicted image.
-      bands: names of the bands.
-      pixels: number of pixels valid in reference and prediction.
-      per_band: measure -> one number a band.
-      image: measures of all bands together; `coverage`, the share of the truth's pixels that the
-        method predicts at all; costs: `seconds`, `peak_mib`, and `fit_seconds` where a model was
-        fitted to this very date first.
+        method: Who predicted.
+        date: ISO date of the predicted image.
+        bands: Names of the bands.
+        pixels: Number of pixels valid in reference and prediction.
+        per_band: Measure -> one number a band.
+        image: Measures of all bands together; `coverage`, the share of the truth's pixels that the
+            method predicts at all; costs: `seconds`, `peak_mib`, and `fit_seconds` where a model
+            was fitted to this very date first.
     """
 
     method: str
@@ -289,20 +289,20 @@ def score(
     """Scores a predicted fine image with every measure.
 
     Args:
-      reference: true F2, reflectance, [height, width, bands].
-      prediction: predicted F2, reflectance, same shape.
-      valid: pixels valid in both, [height, width] of bool. Pixels that are not finite in either
-        image are left out as well.
-      bands: names of the bands.
-      ratio: coarse pixel / fine pixel.
-      method: name for the reports.
-      date: ISO date of F2.
-      changes: (F̂12, F̂23, F13), same shape, NaN where not known, adds the measure `consistency`: it
-        is over those of the `valid` pixels where all three are known, because F̂2 stands where one
-        of the two streams does.
+        reference: True F2, reflectance, [height, width, bands].
+        prediction: Predicted F2, reflectance, same shape.
+        valid: Pixels valid in both, [height, width] of bool. Pixels that are not finite in either
+            image are left out as well.
+        bands: Names of the bands.
+        ratio: Coarse pixel / fine pixel.
+        method: Name for the reports.
+        date: ISO date of F2.
+        changes: (F̂12, F̂23, F13), same shape, NaN where not known, adds the measure `consistency`:
+            it is over those of the `valid` pixels where all three are known, because F̂2 stands
+            where one of the two streams does.
 
     Raises:
-      ValueError: the shapes do not agree.
+        ValueError: The shapes do not agree.
     """
     expected = (*valid.shape, len(bands))
     for name, image in (("reference", reference), ("prediction", prediction)):
@@ -335,11 +335,11 @@ class Calibration:
     """Does the predicted error tell the true one?
 
     Attributes:
-      band: name of the band, or of the bands taken together.
-      spearman: rank correlation of predicted and true absolute error, over pixels.
-      predicted: mean predicted error of each bin, reflectance; bins hold equally many pixels.
-      actual: mean absolute true error in each bin, reflectance.
-      pixels: pixels in each bin.
+        band: Name of the band, or of the bands taken together.
+        spearman: Rank correlation of predicted and true absolute error, over pixels.
+        predicted: Mean predicted error of each bin, reflectance; bins hold equally many pixels.
+        actual: Mean absolute true error in each bin, reflectance.
+        pixels: Pixels in each bin.
     """
 
     band: str
@@ -359,11 +359,11 @@ def calibrate(
     """Compares a quality layer with the true error.
 
     Args:
-      predicted: expected absolute error, reflectance, [height, width] or with bands.
-      error: prediction − truth, reflectance, same shape.
-      valid: same shape, of bool.
-      band: name of the band.
-      bins: number of bins; fewer where there are fewer pixels.
+        predicted: Expected absolute error, reflectance, [height, width] or with bands.
+        error: Prediction − truth, reflectance, same shape.
+        valid: Same shape, of bool.
+        band: Name of the band.
+        bins: Number of bins; fewer where there are fewer pixels.
     """
     valid = valid & np.isfinite(predicted) & np.isfinite(error)
     p, e = predicted[valid].astype(np.float64), np.abs(error[valid].astype(np.float64))
@@ -386,11 +386,11 @@ class Report:
     """What was scored, in one object that JSON, CSV, table and pictures are all made from.
 
     Attributes:
-      dataset: name of the data set.
-      scores: one entry for each method and date.
-      references: scores of F1, F3 and C2 themselves against the truth, for the APA diagram.
-      calibrations: method -> date -> one entry for each band.
-      about: how the numbers came about (command, versions, masks).
+        dataset: Name of the data set.
+        scores: One entry for each method and date.
+        references: Scores of F1, F3 and C2 themselves against the truth, for the APA diagram.
+        calibrations: Method -> date -> one entry for each band.
+        about: How the numbers came about (command, versions, masks).
     """
 
     dataset: str

@@ -23,16 +23,16 @@ class Inputs:
     """All that is known when F2 is predicted.
 
     Attributes:
-      f1: fine image of the earlier date, reflectance, [height, width, bands], finite everywhere.
-      c1: coarse image of the earlier date on the fine grid, same shape.
-      c2: coarse image of the wanted date.
-      valid_f1, valid_c1, valid_c2: usable pixels, [height, width] of bool.
-      f3, c3, valid_f3, valid_c3: the later date; all None where there is none.
-      dates: t1, t2 and t3 (None where there is no later date).
-      ratio: coarse pixel / fine pixel.
-      psf_fwhm: full width at half maximum of the coarse sensor's point spread function, in coarse
-        pixels.
-      seed: of every random choice.
+        f1: Fine image of the earlier date, reflectance, [height, width, bands], finite everywhere.
+        c1: Coarse image of the earlier date on the fine grid, same shape.
+        c2: Coarse image of the wanted date.
+        valid_f1, valid_c1, valid_c2: Usable pixels, [height, width] of bool.
+        f3, c3, valid_f3, valid_c3: The later date; all None where there is none.
+        dates: t1, t2 and t3 (None where there is no later date).
+        ratio: Coarse pixel / fine pixel.
+        psf_fwhm: Full width at half maximum of the coarse sensor's point spread function, in coarse
+            pixels.
+        seed: Of every random choice.
     """
 
     f1: np.ndarray
@@ -102,11 +102,11 @@ class Side:
     """One known pair and the coarse image of the wanted date: F2 = f + (change that c → c2 tells).
 
     Attributes:
-      f: known fine image, reflectance, [height, width, bands].
-      c: coarse image of its date.
-      c2: coarse image of the wanted date.
-      valid: pixels usable in all three, [height, width] of bool.
-      days: between the two dates, ≥ 0.
+        f: Known fine image, reflectance, [height, width, bands].
+        c: Coarse image of its date.
+        c2: Coarse image of the wanted date.
+        valid: Pixels usable in all three, [height, width] of bool.
+        days: Between the two dates, ≥ 0.
     """
 
     f: np.ndarray
@@ -121,11 +121,12 @@ class Prediction:
     """A predicted fine image.
 
     Attributes:
-      f2: reflectance, float32, [height, width, bands]; 0 where invalid.
-      valid: [height, width] of bool.
-      quality: expected absolute error, reflectance, [height, width, bands], where a method has one.
-      changes: (F̂12, F̂23), where a method predicts both, NaN where they are not known; they give the
-        measure `consistency`.
+        f2: Reflectance, float32, [height, width, bands]; 0 where invalid.
+        valid: [height, width] of bool.
+        quality: Expected absolute error, reflectance, [height, width, bands], where a method has
+            one.
+        changes: (F̂12, F̂23), where a method predicts both, NaN where they are not known; they give
+            the measure `consistency`.
     """
 
     f2: np.ndarray
@@ -164,11 +165,11 @@ def method(spec: str, *, with_changes: bool = False) -> Method:
     """The method that a user asks for; only its own file is imported.
 
     Args:
-      spec: a method's name, or NAME=FOLDER for the StfNet that was trained in a folder.
-      with_changes: whether a StfNet is to return F̂12 and F̂23 as well.
+        spec: A method's name, or NAME=FOLDER for the StfNet that was trained in a folder.
+        with_changes: Whether a StfNet is to return F̂12 and F̂23 as well.
 
     Raises:
-      InputError: there is no such method, or no model in the folder.
+        InputError: There is no such method, or no model in the folder.
     """
     name, _, folder = spec.partition("=")
     if folder:
@@ -187,8 +188,8 @@ def average(predictions: list[np.ndarray], sides: tuple[Side, ...]) -> Predictio
     """The plain mean of the sides' predictions; where one side is invalid the other stands alone.
 
     Args:
-      predictions: F̂2 of each side, [height, width, bands].
-      sides: the sides, whose masks say where each prediction may be used.
+        predictions: F̂2 of each side, [height, width, bands].
+        sides: The sides, whose masks say where each prediction may be used.
     """
     weights = np.stack([s.valid for s in sides]).astype(np.float32)
     return weighted(predictions, weights[..., None])
@@ -198,9 +199,9 @@ def weighted(predictions: list[np.ndarray], weights: np.ndarray) -> Prediction:
     """Weighted mean of the sides' predictions.
 
     Args:
-      predictions: F̂2 of each side, [height, width, bands].
-      weights: ≥ 0, [side, height, width, bands or 1]; zero where a side is invalid. They need not
-        sum to one. A pixel whose weights are all zero is invalid.
+        predictions: F̂2 of each side, [height, width, bands].
+        weights: ≥ 0, [side, height, width, bands or 1]; zero where a side is invalid. They need not
+            sum to one. A pixel whose weights are all zero is invalid.
     """
     total = weights.sum(axis=0)
     valid = (total > 0).all(axis=-1)
@@ -215,11 +216,11 @@ def between(
     """(F̂12, F̂23) for a `Prediction`, from what leads from each of two sides to F2.
 
     Args:
-      changes: F̂2 − F1 and F̂2 − F3, reflectance, [height, width, bands].
-      sides: the sides, whose masks say where each is known.
+        changes: F̂2 − F1 and F̂2 − F3, reflectance, [height, width, bands].
+        sides: The sides, whose masks say where each is known.
 
     Returns:
-      float32, NaN where the side is invalid.
+        float32, NaN where the side is invalid.
     """
     forward, backward = (
         np.where(side.valid[..., None], change, np.nan).astype(np.float32)
@@ -234,7 +235,7 @@ def inverse_change_weights(sides: tuple[Side, ...], size: int) -> np.ndarray:
     T_k = 1 / |Σ_window (C_k − C2)|, equation 19 of Zhu et al. 2010, doi 10.1016/j.rse.2010.05.032.
 
     Returns:
-      [side, height, width, bands]; zero where the side is invalid.
+        [side, height, width, bands]; zero where the side is invalid.
     """
     changes = [np.abs(masked_mean(s.c2 - s.c, s.valid, size)) for s in sides]
     weights = [
@@ -247,9 +248,9 @@ def masked_mean(image: np.ndarray, valid: np.ndarray, size: int) -> np.ndarray:
     """Mean over the valid pixels of a square window; 0 where there is none.
 
     Args:
-      image: [height, width, bands].
-      valid: [height, width] of bool.
-      size: width of the window in pixels; cut off at the image's border.
+        image: [height, width, bands].
+        valid: [height, width] of bool.
+        size: Width of the window in pixels; cut off at the image's border.
     """
     inside = valid.astype(np.float64)
     share = ndimage.uniform_filter(inside, size, mode="constant")
@@ -265,9 +266,9 @@ def masked_gaussian(image: np.ndarray, valid: np.ndarray, sigma: float) -> np.nd
     """Gaussian mean over the valid pixels; reflected at the image's border; 0 where there is none.
 
     Args:
-      image: [height, width, bands].
-      valid: [height, width] of bool.
-      sigma: in pixels.
+        image: [height, width, bands].
+        valid: [height, width] of bool.
+        sigma: In pixels.
     """
     inside = valid.astype(np.float64)
     share = ndimage.gaussian_filter(inside, sigma)
@@ -283,8 +284,8 @@ def nearest_valid(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     image's border.
 
     Args:
-      image: [height, width, bands].
-      valid: [height, width] of bool.
+        image: [height, width, bands].
+        valid: [height, width] of bool.
     """
     if not valid.any():
         return np.zeros_like(image)

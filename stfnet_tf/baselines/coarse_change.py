@@ -10,9 +10,9 @@ class CoarseChange:
     """F̂2 = F_k + (C2 − C_k), averaged over the sides k.
 
     Attributes:
-      sigma: standard deviation of the Gaussian that smooths the coarse change first, in coarse
-        pixels; 0 takes it as it is. Noise, resampling artefacts and the rest of a misregistration
-        lie above the coarse sensor's resolution and are no change.
+        sigma: Standard deviation of the Gaussian that smooths the coarse change first, in coarse
+            pixels; 0 takes it as it is. Noise, resampling artefacts and the rest of a
+            misregistration lie above the coarse sensor's resolution and are no change.
     """
 
     name: str = "coarse_change"

@@ -30,9 +30,9 @@ class Elm:
     near date is an input too, and one pixel is predicted at a time, so no patch borders appear.
 
     Attributes:
-      hidden: number of hidden nodes.
-      radius: of the window of coarse change that is seen, in steps of half a coarse pixel.
-      ridge: weight of the output weights' squares.
+        hidden: Number of hidden nodes.
+        radius: Of the window of coarse change that is seen, in steps of half a coarse pixel.
+        ridge: Weight of the output weights' squares.
     """
 
     name: str = "elm"
@@ -94,10 +94,10 @@ class Machine:
     """One random hidden layer and its fitted output.
 
     Attributes:
-      centre, scale: of the features.
-      weights, biases: of the hidden layer, [features, hidden] and [hidden].
-      output: the ridge regression of the targets, each scaled to unit variance.
-      output_scale: what they were divided by, [bands].
+        centre, scale: Of the features.
+        weights, biases: Of the hidden layer, [features, hidden] and [hidden].
+        output: The ridge regression of the targets, each scaled to unit variance.
+        output_scale: What they were divided by, [bands].
     """
 
     centre: np.ndarray

@@ -30,9 +30,9 @@ class Estarfm:
     significant. T_k is the inverse of the coarse change in the window.
 
     Attributes:
-      window: width of the window in fine pixels.
-      classes: m, number of land-cover classes.
-      least_change: coarse change between the pairs, in reflectance, below which V = 1.
+        window: Width of the window in fine pixels.
+        classes: m, number of land-cover classes.
+        least_change: Coarse change between the pairs, in reflectance, below which V = 1.
     """
 
     name: str = "estarfm"
@@ -73,8 +73,8 @@ def _similarity(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     correlate perfectly, and one minus the mean normalised difference takes its place.
 
     Args:
-      fine: [pair, height, width, bands].
-      coarse: same shape.
+        fine: [pair, height, width, bands].
+        coarse: Same shape.
     """
     if fine.shape[-1] == 1:
         difference = np.abs(fine - coarse) / (np.abs(fine + coarse) + 1e-9)

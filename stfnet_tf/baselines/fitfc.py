@@ -21,9 +21,9 @@ class FitFc:
     Residual compensation: C2 − (a·C_k + b) is brought to the fine grid and filtered alike.
 
     Attributes:
-      coarse_window: width of the window of the regression, in coarse pixels.
-      window: width of the window of the filter, in fine pixels.
-      neighbours: number of similar pixels of the filter.
+        coarse_window: Width of the window of the regression, in coarse pixels.
+        window: Width of the window of the filter, in fine pixels.
+        neighbours: Number of similar pixels of the filter.
     """
 
     name: str = "fitfc"

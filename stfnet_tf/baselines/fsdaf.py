@@ -32,10 +32,10 @@ class Fsdaf:
     4. The change is averaged over similar neighbours.
 
     Attributes:
-      classes: number of clusters.
-      purest: number of coarse pixels a class that the unmixing uses.
-      window: width of the window of the last step, in fine pixels.
-      neighbours: number of similar pixels of the last step.
+        classes: Number of clusters.
+        purest: Number of coarse pixels a class that the unmixing uses.
+        window: Width of the window of the last step, in fine pixels.
+        neighbours: Number of similar pixels of the last step.
     """
 
     name: str = "fsdaf"
@@ -95,11 +95,11 @@ class Blocks:
     """The coarse pixels as blocks of the fine grid; their width need not be a whole number.
 
     Attributes:
-      label: number of the block that a fine pixel lies in, [height, width].
-      rows, cols: number of blocks down and across.
-      count: valid fine pixels in each block, [blocks].
-      valid: valid fine pixels, [height, width].
-      used: blocks with enough valid pixels, [blocks] of bool.
+        label: Number of the block that a fine pixel lies in, [height, width].
+        rows, cols: Number of blocks down and across.
+        count: Valid fine pixels in each block, [blocks].
+        valid: Valid fine pixels, [height, width].
+        used: Blocks with enough valid pixels, [blocks] of bool.
     """
 
     label: np.ndarray

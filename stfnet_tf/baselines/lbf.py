@@ -30,12 +30,12 @@ class Lbf:
     extrapolate. The two predictions of F2 are weighted by the inverse of the local coarse change.
 
     Attributes:
-      stages: number of stages.
-      trees: in the ensemble of a stage.
-      depth: of a tree, so that it has at most 2^depth leaves.
-      ridge: weight of the regression's squares.
-      shrinkage: share of the predicted rest that a stage adds.
-      shares: s, the shares of the outer change that are learned from.
+        stages: Number of stages.
+        trees: In the ensemble of a stage.
+        depth: Of a tree, so that it has at most 2^depth leaves.
+        ridge: Weight of the regression's squares.
+        shrinkage: Share of the predicted rest that a stage adds.
+        shares: s, the shares of the outer change that are learned from.
     """
 
     name: str = "lbf"

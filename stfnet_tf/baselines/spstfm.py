@@ -31,11 +31,12 @@ class Spstfm:
     16 fine pixels to a coarse one.
 
     Attributes:
-      patch: width of a patch in fine pixels.
-      step: distance of patches in fine pixels.
-      atoms: size of the dictionary.
-      learning_sparsity: weight of |α| when the dictionary is learned, for values of unit variance.
-      coding_sparsity: weight of |α| when a coarse patch is coded.
+        patch: Width of a patch in fine pixels.
+        step: Distance of patches in fine pixels.
+        atoms: Size of the dictionary.
+        learning_sparsity: Weight of |α| when the dictionary is learned, for values of unit
+            variance.
+        coding_sparsity: Weight of |α| when a coarse patch is coded.
     """
 
     name: str = "spstfm"

@@ -29,10 +29,10 @@ class Starfm:
     |C_k − C2|, distance 1 + d / half width.
 
     Attributes:
-      pairs: `nearest` predicts from the pair nearer in time; `both` pools the neighbours of both.
-      window: width of the window in fine pixels.
-      classes: m, number of land-cover classes: more classes, stricter similarity.
-      uncertainty: of fine and of coarse reflectance.
+        pairs: `nearest` predicts from the pair nearer in time; `both` pools the neighbours of both.
+        window: Width of the window in fine pixels.
+        classes: m, number of land-cover classes: more classes, stricter similarity.
+        uncertainty: Of fine and of coarse reflectance.
     """
 
     name: str = "starfm"

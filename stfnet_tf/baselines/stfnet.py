@@ -15,10 +15,10 @@ class Stfnet:
     """Both streams and their combination, as `stfnet_tf.fuse` runs them, on a whole scene at once.
 
     Attributes:
-      model_dir: folder of a training run.
-      name: for the reports.
-      bands: names of the bands that it was trained for.
-      with_changes: whether the prediction also holds F̂12 and F̂23, in reflectance.
+        model_dir: Folder of a training run.
+        name: For the reports.
+        bands: Names of the bands that it was trained for.
+        with_changes: Whether the prediction also holds F̂12 and F̂23, in reflectance.
     """
 
     model_dir: str
@@ -32,7 +32,7 @@ class Stfnet:
         """The model of a folder.
 
         Raises:
-          InputError: There is none.
+            InputError: There is none.
         """
         config = presets.ModelConfig.load(model_dir)
         return cls(model_dir, name, tuple(config.bands), with_changes)
@@ -41,7 +41,7 @@ class Stfnet:
         """Refuses images of other bands.
 
         Raises:
-          InputError: They differ.
+            InputError: They differ.
         """
         if tuple(bands) != self.bands:
             raise errors.InputError(

@@ -19,14 +19,14 @@ def mean_of_similar(
     1 / (1 + d / half width).
 
     Args:
-      guide: fine image that decides who is similar, [height, width, bands].
-      images: what is averaged, [height, width, channels].
-      valid: [height, width] of bool.
-      window: width of the window in pixels.
-      neighbours: how many are averaged.
+        guide: Fine image that decides who is similar, [height, width, bands].
+        images: What is averaged, [height, width, channels].
+        valid: [height, width] of bool.
+        window: Width of the window in pixels.
+        neighbours: How many are averaged.
 
     Returns:
-      float64, [height, width, channels]; 0 where invalid.
+        float64, [height, width, channels]; 0 where invalid.
     """
     return _mean_of_similar(
         np.ascontiguousarray(guide, np.float32),
