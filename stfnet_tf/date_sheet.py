@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep import catalog, rasters, triplets
 from data_prep.dataset import Date
-from stfnet_tf import panels, scene
+from stfnet_tf import fused_rasters, panels, scene
 
 FILE = "dates.png"
 _PIXELS = 400  # of a picture's longer side
@@ -64,12 +64,6 @@ def _known(images: catalog.Catalog, date: Date) -> panels.Panel:
 
 def _fused(images: catalog.Catalog, path: Path, date: Date) -> panels.Panel:
     """A fused raster, from its overviews where it is large."""
-    step = _step(images)
-    height, width = (-(-n // step) for n in images.grid.shape)
     rasters.close_all()  # it may have been replaced since
-    image = rasters.read(str(path), shape=(height, width))
-    nodata = rasters.info(str(path)).nodata
-    valid = np.isfinite(image).all(-1)
-    if nodata is not None:
-        valid &= (image != nodata).all(-1)
-    return panels.Panel(str(date), images.encoding("fine").reflectance(image), valid)
+    image, valid = fused_rasters.read(path, images, _step(images))
+    return panels.Panel(str(date), image, valid)

@@ -143,11 +143,11 @@ def read_prediction(
     """A fused raster and, where there is one, its quality raster.
 
     Raises:
-        InputError: There is none, or it has another size or other bands than the data set.
+        InputError: There is none, or it cannot be read as `fused_rasters.read` does.
     """
     import numpy as np
 
-    from data_prep import rasters
+    from stfnet_tf import fused_rasters
     from stfnet_tf.baselines import base
 
     path = folder / f"{case.stem}.tif"
@@ -156,25 +156,12 @@ def read_prediction(
         path = folder / f"{case.triplet.t2}.tif"
     if not path.is_file():
         raise errors.InputError(f"{path}: expected the fused image of {case.label}, found none.")
-    stored = rasters.read(str(path))
-    if stored.shape != case.truth.shape:
-        raise errors.InputError(
-            f"{path}: expected {case.truth.shape} (height, width, bands) as in "
-            f"{images.dataset.path}, found {stored.shape}."
-        )
-    stated = rasters.info(str(path))
-    scale = stated.scale if stated.scale is not None else images.encoding("fine").scale
-    offset = stated.offset if stated.scale is not None else images.encoding("fine").offset
-    valid = np.isfinite(stored).all(axis=-1)
-    if stated.nodata is not None and np.isfinite(stated.nodata):
-        valid &= (stored != stated.nodata).all(axis=-1)
-    f2 = np.where(valid[..., None], stored * scale + (offset or 0), 0).astype(np.float32)
+    f2, valid = fused_rasters.read(path, images)
     quality = None
     quality_path = path.with_name(f"{path.stem}_quality.tif")
     if quality_path.is_file():
-        layers = rasters.read(str(quality_path))[..., : f2.shape[-1]]
-        step = rasters.info(str(quality_path)).scale or 1.0
-        quality = np.where(valid[..., None] & (layers >= 0), layers * step, np.nan)
+        layers = fused_rasters.read_quality(quality_path, images)
+        quality = np.where(valid[..., None], layers, np.nan)
     return base.Prediction(f2, valid, quality)
 
 
