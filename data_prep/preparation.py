@@ -21,6 +21,7 @@ from data_prep import (
     executors,
     locks,
     memory,
+    overlap,
     records,
     registration,
     shards,
@@ -195,6 +196,19 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
     return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _overlap(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> str:
+    """What the images of the first triplet have in common, for a sentence."""
+    split, triplet = next((split, part[0]) for split, part in formed.items() if part)
+    hidden = images.dataset.supervision == "pair" and split == "train"
+    names = [
+        name
+        for name in records.IMAGES
+        if not (name == "f2" and (hidden or not images.has("fine", triplet.t2)))
+        and not (name in ("f3", "c3") and triplet.t3 is None)
+    ]
+    return f"on {triplet} {overlap.describe(images, triplet, [names])}"
+
+
 def _make(folder: Path) -> None:
     try:
         (folder / shards.PROGRESS).mkdir(parents=True, exist_ok=True)
@@ -230,10 +244,12 @@ def _info(
             shards=tuple(report.shard for report in mine),
         )
     if not sum(split.records for split in splits.values()):
+        wanted = (
+            f"at least {dataset.min_valid:g} of their pixels" if dataset.min_valid else "pixels"
+        )
         raise errors.InputError(
-            f"{dataset.path}: expected tiles with at least {dataset.min_valid:g} of their "
-            f"pixels valid in all images, found none among "
-            f"{sum(split.skipped for split in splits.values())}."
+            f"{dataset.path}: expected tiles with {wanted} valid in all images, found none among "
+            f"{sum(split.skipped for split in splits.values())}; {_overlap(images, formed)}."
         )
     statistics = {}
     for side in ("fine", "coarse"):

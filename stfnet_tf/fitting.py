@@ -59,8 +59,14 @@ def fit(
     alone = dataclasses.replace(
         images.dataset, supervision="pair", tile_size=tile_size, min_valid=0.0
     )
-    info = preparation.prepare(alone, folder / "records", only=triplet, shifts=images.shifts)
     config = train_config.TrainConfig(**{**defaults(options.preset, tile_size), **options.training})
+    if config.patch_size > tile_size:
+        bound = "--fit's tiles" if tile_size == LARGEST_TILE else "the scene's longer side"
+        raise errors.InputError(
+            f"--patch_size: expected at most {tile_size} pixels, {bound}, found "
+            f"{config.patch_size}."
+        )
+    info = preparation.prepare(alone, folder / "records", only=triplet, shifts=images.shifts)
     model = train_config.model_config(info, options.preset, **options.model)
     print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
     try:

@@ -41,7 +41,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from data_prep import dates, entry, errors
 from stfnet_tf import fit_options, train
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 # Flags that stand in for a description.
 RASTERS = ("f1", "c1", "c2", "f3", "c3")
+# Share of the pixels that is told as 0.0 %.
+_NOTHING = 0.0005
 
 
 def define_flags() -> None:
@@ -172,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _fuse() -> None:
-    from data_prep import catalog, registration
+    from data_prep import catalog, overlap, registration
 
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
@@ -199,6 +201,12 @@ def _fuse() -> None:
     place = series.Place(FLAGS.executor, FLAGS.workers, FLAGS.dask_scheduler)
     for fused in plan.run(FLAGS.window, place):
         print(summary(fused, described.bands), flush=True)
+        if fused.known < _NOTHING:
+            logging.warning(
+                "%s: next to nothing could be fused: on %s %s.",
+                *(fused.path, fused.triplet),
+                overlap.describe(images, fused.triplet, overlap.FUSING),
+            )
     if FLAGS.plot:
         print(date_sheet.draw(images, chosen, output_dir))
 

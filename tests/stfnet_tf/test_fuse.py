@@ -88,6 +88,25 @@ def test_rasters_by_flags_without_a_later_pair_are_fitted_fused_and_drawn(tmp_pa
     assert "Fusing" not in again.stdout
 
 
+def test_a_date_of_which_nothing_is_known_is_warned_of(tmp_path):
+    images = scenes.make(tmp_path)
+    model = scenes.run(tmp_path / "run", images)
+    empty = np.full((*scenes.GRID.shape, 2), -9999, np.int16)
+    rasters.write(tmp_path / "coarse_20010711.tif", empty, scenes.GRID, nodata=-9999)
+    flags = f"--dataset={tmp_path / 'made.toml'}", f"--output_dir={tmp_path / 'out'}"
+    done = run(*flags, f"--model_dir={model}")
+    assert done.returncode == 0 and "0.0 % of the pixels fused" in done.stdout
+    assert "next to nothing could be fused" in done.stderr
+    assert "C2 (coarse_20010711.tif) has no valid pixel" in done.stderr
+    done = run(*flags, "--fit", "--overwrite")
+    assert done.returncode == 2
+    assert "expected tiles with pixels valid in all images, found none among 1; on" in done.stderr
+    assert "C2 (coarse_20010711.tif) has no valid pixel" in done.stderr
+    done = run(*flags, "--fit", "--overwrite", "--patch_size=128")
+    assert done.returncode == 2
+    assert "--patch_size: expected at most 70 pixels, the scene's longer side" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
