@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
-from data_prep import entry, errors
+from data_prep import entry, errors, whole
 
 FLAGS = flags.FLAGS
 RESULTS = "metrics.json"
@@ -67,10 +67,7 @@ def main(argv: Sequence[str]) -> None:
     figures = output.with_suffix("")
     chapters = [chapter(path, figures) for path in found]
     text = "\n".join([f"# {FLAGS.title}", "", *chapters])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_suffix(".md.tmp")
-    temporary.write_text(text)
-    temporary.replace(output)
+    whole.write_text(output, text)
     print(f"{output}: {len(found)} comparisons")
 
 
