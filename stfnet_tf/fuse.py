@@ -15,7 +15,8 @@ fine image of t2; --preset=plus unless another is named; training's flags count)
     python -m stfnet_tf.fuse --fit --dataset=mine.toml --dates=all --output_dir=fused
 
 No description either: one raster a date and side, all bands in it. Dates are read from the file
-names, or given by --t1, --t2 and --t3; leave --f3 and --c3 out where there is no later pair:
+names, or given by --t1, --t2 and --t3; leave --f3 and --c3 out where there is no later pair. Where
+the sides have other bands, --fine_bands and --coarse_bands say by number which ones are meant:
 
     python -m stfnet_tf.fuse --fit --f1=L_20010524.tif --c1=M_20010524.tif \
         --c2=M_20010711.tif,M_20010719.tif --f3=L_20010812.tif --c3=M_20010812.tif \
