@@ -121,6 +121,10 @@ def test_a_date_of_which_nothing_is_known_is_warned_of(tmp_path):
             (*BY_NAME, "--output_dir=x", "--fit", "--fine_range=9,1"),
             "--fine_range: expected the least and the greatest number",
         ),
+        (
+            (*BY_NAME, "--output_dir=x", "--fit", "--fine_bands=red"),
+            "--fine_bands: expected band numbers such as 2,3,4, found red",
+        ),
         ((*BY_NAME, "--output_dir=x", "--fit", "--t1=May"), "--t1: expected dates such as"),
         ((*BY_NAME, "--output_dir=x", "--fit"), "x.tif: expected one date in the name"),
         ((*BY_NAME, "--output_dir=x", "--model_dir=nowhere"), "nowhere/model.json: expected"),
