@@ -23,6 +23,8 @@ FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 # As in data sets' descriptions.
 LARGEST_RATIO = 1000.0
 LARGEST_FWHM = 10.0
+# σ in fine pixels: the matrix of a wider blur would not fit into a graph.
+WIDEST_BLUR = 2000.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,13 @@ class ModelConfig:
         ):
             self._in_range(name, low_open=False)
 
+        for name, sigma in self.blurs.items():
+            if sigma > WIDEST_BLUR:
+                raise errors.InputError(
+                    f"{name}: expected a blur of σ = {WIDEST_BLUR:g} fine pixels at most, found "
+                    f"{getattr(self, name):g}, which is {sigma:.0f} at a ratio of {self.ratio:g}."
+                )
+
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
             raise errors.InputError(
@@ -197,6 +206,16 @@ class ModelConfig:
     def back_projection_sigma(self) -> float:
         """σ of the back-projection, in fine pixels."""
         return self.back_projection * self.ratio
+
+    @property
+    def blurs(self) -> dict[str, float]:
+        """σ, in fine pixels, of each Gaussian that an option of this name states; 0 for none."""
+        sigmas = {"psf_fwhm": self.psf_sigma, "coarse_filter": self.coarse_filter_sigma}
+        sigmas |= {"back_projection": self.back_projection_sigma}
+        sigmas |= {"level_sigma": self.level_sigma * self.ratio}
+        if self.combination in ("local", "discrepancy"):
+            sigmas |= {"combination_sigma": self.combination_sigma * self.ratio}
+        return sigmas
 
     @property
     def receptive_field(self) -> int:

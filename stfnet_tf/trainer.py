@@ -28,6 +28,7 @@ from stfnet_tf import (
     losses,
     optimizers,
     presets,
+    psf,
     ridge_start,
     strategies,
     train_config,
@@ -176,6 +177,7 @@ class Trainer:
             self.validation = input_pipeline.Shards.load(records_dir, "val")
         self.plan = Plan.of(config, self.shards)
         strategies.check_batch_size(strategy, config.batch_size)
+        self._check_kernels()
         self._check_memory()
         self.schedule = optimizers.Schedule(
             config.schedule,
@@ -210,14 +212,34 @@ class Trainer:
         self.store = checkpoints.Checkpoints(model_dir, self.model, self.state, strategy)
         self.chief = strategies.is_chief(strategy)
 
+    def _check_kernels(self) -> None:
+        """Refuses kernels with weights that would never meet a pixel."""
+        patch, largest = self.config.patch_size, max(self.model_config.kernel_sizes)
+        if largest > 2 * patch - 1:
+            raise errors.InputError(
+                f"--kernel_sizes: expected sizes of at most {2 * patch - 1}, because all that a "
+                f"pixel could see in patches of {patch} × {patch} lies within them, found "
+                f"{largest}; use a smaller kernel, or a larger --patch_size."
+            )
+
     def _check_memory(self) -> None:
-        """Refuses batches of which not even images and first layers fit in this host's memory."""
+        """Refuses what does not fit in this host's memory, by what it takes at least.
+
+        Of blurs that is their matrix; of a batch, its images and what the layers make of them.
+        """
         if tf.config.list_physical_devices("GPU"):
             return  # they have their own, and say how much of it is missing
         bands = len(self.model_config.bands)
         # Six images and masks as they are read, and what each layer of both streams gives.
         floats = 6 * (bands + 1) + 2 * (sum(self.model_config.filters) + bands)
         pixels = self.config.batch_size * self.config.patch_size**2
+        for name, sigma in self.model_config.blurs.items():
+            memory.require(
+                psf.least_memory(sigma),
+                f"--{name}={getattr(self.model_config, name):g}, "
+                f"--ratio={self.model_config.ratio:g}",
+                "smaller ones need less",
+            )
         memory.require(
             4 * floats * pixels / strategies.workers(self.strategy),
             f"--batch_size={self.config.batch_size}, --patch_size={self.config.patch_size}",

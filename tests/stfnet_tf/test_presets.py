@@ -25,6 +25,10 @@ def test_round_trip(tmp_path):
         ({"filters": (32, 0)}, r"filters: expected numbers of at least 1, found \(32, 0\)"),
         ({"ratio": 1e9}, "ratio: expected a number above 0 and of at most 1000, found 1000000000"),
         ({"psf_fwhm": 1000.0}, "psf_fwhm: expected a number above 0 and of at most 10, found 1000"),
+        (
+            {"level_sigma": 126.0},
+            "level_sigma: expected a blur of σ = 2000 fine .*found 126, which is 2016 at a ratio",
+        ),
     ],
 )
 def test_wrong_values_name_the_field(changes, message):

@@ -35,7 +35,7 @@ def run(folder, model_dir, supervision="triplet", **options):
 
     info = records.DatasetInfo.load(folder)
     changes = {k: options.pop(k) for k in MODEL_OPTIONS & options.keys()}
-    model = train_config.model_config(info, "paper", supervision=supervision, **SMALL, **changes)
+    model = train_config.model_config(info, "paper", supervision=supervision, **SMALL | changes)
     config = train_config.TrainConfig(**{**OPTIONS, "epochs": 2, **options})
     return trainer.run(config, model, folder, model_dir)
 
@@ -457,6 +457,25 @@ def test_flag_files_name_flags_that_exist_and_explain_them(name):
 def test_a_batch_for_no_machine_is_refused_before_anything_is_made(folder, tmp_path):
     with pytest.raises(errors.InputError, match=r"--batch_size=1000000000.*GiB of free memory"):
         run(folder, tmp_path / "run", batch_size=10**9)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_blur_for_no_machine_is_refused_before_anything_is_made(folder, tmp_path, monkeypatch):
+    from data_prep import memory
+
+    free = memory.psutil.virtual_memory()._replace(available=2**32)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(memory.psutil, "swap_memory", lambda: free._replace(free=0))
+    with pytest.raises(
+        errors.InputError, match=r"--psf_fwhm=10, --ratio=300: .* 5\.2 GiB of free .* found 4\.0"
+    ):
+        run(folder, tmp_path / "run", psf_fwhm=10.0, ratio=300.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_kernels_that_reach_beyond_every_patch_are_refused(folder, tmp_path):
+    with pytest.raises(errors.InputError, match=r"--kernel_sizes: .* at most 31, .* found 33; use"):
+        run(folder, tmp_path / "run", kernel_sizes=(3, 33, 3))
     assert not (tmp_path / "run").exists()
 
 
