@@ -18,7 +18,7 @@ import tf_keras as keras
 from absl import logging
 
 from data_prep import errors, records, sealed
-from stfnet_tf import checkpoints, losses, optimizers
+from stfnet_tf import checkpoints, combination, losses, optimizers
 
 # sysexits.h, EX_TEMPFAIL: stopped from outside, the same command goes on from here.
 EXIT_TERMINATED = 75
@@ -531,7 +531,7 @@ class Board:
         self._info = info
         self._examples = examples
         self._fuse = tf.function(
-            lambda batch: model.fuse(batch)[0], reduce_retracing=True, autograph=False
+            lambda batch: model.fuse(batch), reduce_retracing=True, autograph=False
         )
         self._root = tf.summary.create_file_writer(str(folder))
         self._writer = tf.summary.create_file_writer(str(folder / "validation"))
@@ -584,15 +584,18 @@ STRETCH = 2.5
 GAP = 4
 
 
-def panel(batch: Mapping[str, tf.Tensor], f2: tf.Tensor, info: records.DatasetInfo) -> np.ndarray:
+def panel(
+    batch: Mapping[str, tf.Tensor], fused: combination.Fused, info: records.DatasetInfo
+) -> np.ndarray:
     """F1, F3, C2 above F̂2, F2, |F̂2 − F2|, as one image.
 
     The stretch follows from the data set's statistics, so it is the same for every image, step
-    and run; the error's scale ends at one standard deviation.
+    and run; the error's scale ends at one standard deviation. Invalid pixels are grey, as are those
+    without a prediction; where either is missing there is no error.
 
     Args:
         batch: One tile, [1, height, width, ·].
-        f2: F̂2, reflectance, [1, height, width, bands].
+        fused: What was made of it, reflectance, [1, height, width, bands].
         info: Band names and statistics.
 
     Returns:
@@ -601,20 +604,25 @@ def panel(batch: Mapping[str, tf.Tensor], f2: tf.Tensor, info: records.DatasetIn
     names = [band.lower() for band in info.bands]
     choice = next((c for c in FALSE_COLOURS if set(c) <= set(names)), (names[0],))
     bands = [names.index(name) for name in choice]
-    mean, std = (np.asarray(info.statistics["fine"][k], np.float32)[bands] for k in ("mean", "std"))
+    mean, std = (np.asarray(info.statistics["fine"][k])[bands] for k in ("mean", "std"))
     std = np.maximum(std, 1e-4)
 
+    def reflectance(image):
+        # Within what can be shown by far, so that an infinite one does not overflow.
+        return np.clip(np.asarray(image)[0][..., bands], -1e3, 1e3)
+
     def bright(image, valid):
-        shown = (np.asarray(image)[0][..., bands] - mean) / (2 * STRETCH * std) + 0.5
+        shown = (np.nan_to_num(reflectance(image)) - mean) / (2 * STRETCH * std) + 0.5
         return np.where(np.asarray(valid)[0] > 0, shown, 0.5)
 
-    known = np.asarray(batch["valid_f2"])
-    error = np.abs(np.asarray(f2) - np.asarray(batch["f2"]))[0][..., bands] / std
+    made, known = np.asarray(fused.sides), np.asarray(batch["valid_f2"])
+    # A prediction that is no number is as wrong as can be shown.
+    error = np.nan_to_num(np.abs(reflectance(fused.f2) - reflectance(batch["f2"])), nan=1e3) / std
     strips = [
         *(bright(batch[k], batch[f"valid_{k}"]) for k in ("f1", "f3", "c2")),
-        bright(f2, np.ones_like(known)),
+        bright(fused.f2, made),
         bright(batch["f2"], known),
-        np.where(known[0] > 0, error, 0.0),
+        np.where((made[0] > 0) & (known[0] > 0), error, 0.0),
     ]
     rows = [_joined(strips[:3], axis=1), _joined(strips[3:], axis=1)]
     return (np.clip(_joined(rows, axis=0), 0, 1) * 255).astype(np.uint8)[None]

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from data_prep import records
-from stfnet_tf import callbacks
+from stfnet_tf import callbacks, combination
 
 
 def info(bands, mean, std):
@@ -53,7 +53,13 @@ def test_a_panel_shows_six_images_with_one_stretch(bands, channels):
     batch = {k: tf.fill(shape, v) for k, v in values.items()}
     batch |= {f"valid_{k}": tf.ones((1, 8, 8, 1)) for k in values}
     batch["valid_f3"] = tf.concat([tf.ones((1, 4, 8, 1)), tf.zeros((1, 4, 8, 1))], axis=1)
-    picture = callbacks.panel(batch, tf.fill(shape, 0.35), info(bands, 0.3, 0.1))
+    f2 = np.full(shape, 0.35)
+    f2[0, 0, 4:], f2[0, 0, 7], f2[0, 1, 0] = 0.0, np.nan, np.inf
+    sides = np.full((1, 8, 8, 1), 3, np.uint8)
+    sides[0, 0, 4:6] = 0
+    fused = combination.Fused(tf.constant(f2), tf.constant(f2), tf.constant(sides))
+    with np.errstate(all="raise"):
+        picture = callbacks.panel(batch, fused, info(bands, 0.3, 0.1))
     assert picture.dtype == np.uint8
     assert picture.shape == (1, 16 + callbacks.GAP, 24 + 2 * callbacks.GAP, channels)
     pitch = 8 + callbacks.GAP
@@ -64,6 +70,10 @@ def test_a_panel_shows_six_images_with_one_stretch(bands, channels):
     # F1, F3, C2, F̂2, F2, |F̂2 − F2| = half a standard deviation.
     assert middle == pytest.approx([127, 255, 0, 152, 127, 127], abs=1)
     assert strips[1][7, 0, 0] == 127  # Invalid pixels are grey.
+    # Without a prediction as well, and there is no error; a wrong one and none at all are black.
+    np.testing.assert_array_equal(strips[3][0, 4:, 0], [127, 127, 0, 0])
+    np.testing.assert_array_equal(strips[5][0, 4:, 0], [0, 0, 255, 255])
+    assert strips[3][1, 0, 0] == strips[5][1, 0, 0] == 255
 
 
 def test_sigterm_is_listened_to_only_while_training():
