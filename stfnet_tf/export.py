@@ -162,13 +162,26 @@ def main(argv: Sequence[str]) -> None:
 
     model_dir = Path(FLAGS.model_dir)
     fusion = fusions.load(model_dir)
-    name = FLAGS.name or fusion.info.name
+    folder = place(FLAGS.export_dir, FLAGS.name or fusion.info.name)
     metrics = _metrics(FLAGS.evaluation, model_dir / "evaluation")
-    version = save(fusion, Path(FLAGS.export_dir) / name, FLAGS.version, metrics)
+    version = save(fusion, folder, FLAGS.version, metrics)
     print(
         f"Exported {model_dir} to {version}; loaded again, it differs from the model by "
         f"{check(fusion, version):.1e} in reflectance."
     )
+
+
+def place(export_dir: str, name: str) -> Path:
+    """The folder of a served model's versions.
+
+    Raises:
+        InputError: The name, which is the server's for the model, too, would lead elsewhere.
+    """
+    if name in (".", "..") or Path(name).name != name:
+        raise errors.InputError(
+            f"--name: expected a name without a path, for a folder in {export_dir}, found '{name}'."
+        )
+    return Path(export_dir) / name
 
 
 def _metrics(given: str | None, default: Path) -> dict[str, Any] | None:

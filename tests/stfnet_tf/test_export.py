@@ -69,6 +69,13 @@ def test_versions_count_up_and_are_never_overwritten(fusion, tmp_path):
     assert sorted(k.name for k in tmp_path.iterdir()) == ["1", "7", "8"]
 
 
+@pytest.mark.parametrize("name", ["../x/y", "a/b", "/tmp/x", "..", "."])
+def test_a_name_does_not_lead_out_of_the_folder_of_exports(name):
+    assert export.place("saved_models", "cia") == pathlib.Path("saved_models/cia")
+    with pytest.raises(errors.InputError, match="--name: expected a name without a path"):
+        export.place("saved_models", name)
+
+
 def test_the_card_says_what_a_client_needs(fusion, tmp_path):
     folder = export.save(fusion, tmp_path)
     card = json.loads((folder / "assets.extra" / export.CARD_FILE).read_text())
