@@ -277,6 +277,12 @@ class Trainer:
 
     def train(self, terminal: bool) -> Result:
         """Trains from where the run is to its end."""
+        if self.config.warmup_steps >= self.plan.total_steps:
+            logging.warning(
+                "--warmup_steps=%d: the run ends after %d steps, before it reaches its learning "
+                "rate of %g.",
+                *(self.config.warmup_steps, self.plan.total_steps, self.config.learning_rate),
+            )
         saving = self._saving()
         resumed = saving.resume()
         if resumed:

@@ -253,6 +253,14 @@ def test_a_run_that_stopped_early_goes_on_where_that_is_allowed(folder, tmp_path
     assert history[0] == history[1]
 
 
+def test_a_warm_up_that_the_run_does_not_outlast_is_pointed_out(folder, tmp_path, caplog):
+    run(folder, tmp_path / "short", steps=2, warmup_steps=1000)
+    assert "--warmup_steps=1000: the run ends after 2 steps, before it reaches" in caplog.text
+    caplog.clear()
+    run(folder, tmp_path / "long", steps=2, warmup_steps=1)
+    assert "--warmup_steps" not in caplog.text
+
+
 def test_pair_without_validation(tmp_path):
     toy.write(tmp_path / "shards", {"train": (3, 1)})
     result = run(tmp_path / "shards", tmp_path / "run", "pair", steps=4)
