@@ -1,7 +1,7 @@
 """What happens around Keras' steps: saving, validating, recording, showing.
 
 Each is a `keras.callbacks.Callback` for `Model.fit`. They share one `RunState`, and the order in
-which `train.run` lists them matters: `Saving` comes last, because it may end the run.
+which `trainer.Trainer.train` lists them matters: `Saving` comes last, because it may end the run.
 """
 
 import csv
@@ -185,8 +185,7 @@ class EpochEnd(Callback):
     """Closes an epoch: validates, keeps the best weights, records, and stops a stalled run.
 
     Args:
-        state: Where the run is.
-        store: Where the best weights go.
+        store: Where the best weights go, and where the run is.
         saving: Saves the state when validation is interrupted.
         validate: Returns the scores of the validation split, or None where there is none.
         monitor: The score whose lowest value is best.

@@ -44,7 +44,8 @@ class Patience:
     Attributes:
         timeout: Seconds after which one try has failed.
         tries: Tries in all.
-        pause: Seconds before the second try; doubled, with jitter, before each further one.
+        pause: Most seconds before the second try, doubled before each further one; how long it is
+            within them is random.
         longest_pause: No pause is longer.
     """
 
