@@ -606,9 +606,9 @@ def _read_usable(
         usable &= quality.in_range(part, fill, side.valid_range)
     if stated.masked:
         usable &= rasters.read_mask(raster, bands, window)
-    # GDAL calls the fourth band of bytes "alpha" where nobody said what it is.
-    if stated.alpha is not None and stated.alpha not in bands:
-        usable &= rasters.read(raster, [stated.alpha], window)[..., 0] > 0
+    # GDAL calls bands "alpha", such as the fourth one of bytes, where nobody said what they are.
+    if alphas := [k for k in stated.alphas if k not in bands]:
+        usable &= (rasters.read(raster, alphas, window) > 0).all(-1)
     return pixels, usable
 
 

@@ -239,7 +239,7 @@ class Info:
         subdatasets: Names of the data sets inside, for HDF and NetCDF containers.
         driver: GDAL's short name of the format.
         masked: Whether a mask of the file's own tells which pixels count.
-        alpha: The number of the band that tells it by not being 0, None where there is none.
+        alphas: Numbers of the bands that tell it by not being 0.
     """
 
     grid: Grid
@@ -252,7 +252,7 @@ class Info:
     subdatasets: tuple[str, ...]
     driver: str
     masked: bool
-    alpha: int | None
+    alphas: tuple[int, ...]
 
     @property
     def nodata(self) -> float | None:
@@ -499,8 +499,8 @@ def _stated(handle: gdal.Dataset) -> Info:
         subdatasets=subdatasets,
         driver=handle.GetDriver().ShortName,
         masked=any(k.GetMaskFlags() in _MASKED for k in bands),
-        alpha=next(
-            (k + 1 for k, band in enumerate(bands) if band.GetColorInterpretation() == _ALPHA), None
+        alphas=tuple(
+            k + 1 for k, band in enumerate(bands) if band.GetColorInterpretation() == _ALPHA
         ),
     )
 
