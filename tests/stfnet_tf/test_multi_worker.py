@@ -118,6 +118,7 @@ def test_a_worker_that_is_killed_and_started_again_leaves_the_result_as_it_is(
     run.assert_whole(run.wait(), killed=1)
     assert "Lost another worker" in run.log(0).read_text()
     assert "going on after step" in run.log(1).read_text()
+    assert len(list(run.model_dir.glob("last/step-*.index"))) == 2
     found = run.history()
     assert [row["step"] for row in found] == [row["step"] for row in alone]
     for one, other in zip(found, alone, strict=True):
