@@ -114,15 +114,12 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Absl's own parser, which has sentences for all but a flag file that is no text."""
+    """Absl's own parser, whose errors are sentences but for a flag file that is no text."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sentence = f"{str(error).removeprefix('ERROR:: ').rstrip('.')} (--help lists all flags)."
     except UnicodeDecodeError as error:
         named = [k.partition("=")[2] for k in argv if k.lstrip("-").startswith("flagfile=")]
-        sys.exit(
-            _say(
-                f"Error: --flagfile={', '.join(named)}: expected a text file of flags, found: "
-                f"{error}.",
-                errors.EXIT_BAD_INPUT,
-            )
-        )
+        sentence = f"--flagfile={', '.join(named)}: expected a text file of flags, found: {error}."
+    sys.exit(_say(f"Error: {sentence}", errors.EXIT_BAD_INPUT))

@@ -67,7 +67,7 @@ class End:
     @property
     def sentence(self) -> str:
         """What it said of why it ended, "" where it did not."""
-        said = [k for k in self.err.splitlines() if k.startswith(("Error: ", "FATAL Flags"))]
+        said = [k for k in self.err.splitlines() if k.startswith("Error: ")]
         return said[-1] if said else ""
 
 

@@ -19,6 +19,8 @@ DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 # NumPy's.
 LARGEST_SEED = 2**32 - 1
+# TensorFlow counts in 32 bits here and there.
+LARGEST_COUNT = 2**31 - 1
 # What may differ when a run continues: none of it changes the steps that are still to come.
 MAY_CHANGE = (
     *("distribution", "checkpoint_steps", "checkpoint_seconds", "summary_steps", "panels"),
@@ -140,7 +142,8 @@ class TrainConfig:
                 raise errors.InputError(
                     f"--{name}: expected a number of at least {low}, found {value}."
                 )
-        for name, high in (("final_rate", 1), ("seed", LARGEST_SEED)):
+        whole = {k: LARGEST_COUNT for k in at_least if isinstance(getattr(self, k), int)}
+        for name, high in {**whole, "final_rate": 1, "seed": LARGEST_SEED}.items():
             if getattr(self, name) > high:
                 raise errors.InputError(
                     f"--{name}: expected a number of at most {high}, found {getattr(self, name)}."

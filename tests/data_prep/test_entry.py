@@ -65,6 +65,20 @@ def test_what_the_system_refuses_is_a_sentence():
         assert err.startswith("Error: ") and said in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--wat=say", "Error: Unknown command line flag 'wat'"),
+        ("--flagfile=/nowhere.flags", "Error: Unable to open flagfile"),
+    ],
+)
+def test_flags_that_absl_refuses_are_a_sentence(given, said):
+    with start(given) as running:
+        _, err = running.communicate(timeout=20)
+    assert running.returncode == errors.EXIT_BAD_INPUT
+    assert err.startswith(said) and err.endswith("(--help lists all flags).\n")
+
+
 def test_what_the_program_does_wrong_is_a_traceback():
     with start("--what=wrong") as running:
         _, err = running.communicate(timeout=20)

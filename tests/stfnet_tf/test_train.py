@@ -384,6 +384,10 @@ def test_help_loads_no_tensorflow():
         (["--model_dir=M", "--profile=9"], "--profile: expected first and last step as in 10,15"),
         (["--model_dir=M", "--seed=4294967296"], "--seed: expected a number of at most 4294967295"),
         (
+            ["--model_dir=M", "--crops_per_tile=9999999999"],
+            "--crops_per_tile: expected a number of at",
+        ),
+        (
             ["--model_dir=M", "--final_rate=5"],
             "--final_rate: expected a number of at most 1, found",
         ),
