@@ -189,7 +189,7 @@ class Catalog:
             ("scale", None if scale is None else _factor(scale), encoding.scale),
             ("offset", offset or 0.0, encoding.offset),
         ):
-            if getattr(described, key) is None and found != expected:
+            if getattr(described, key) is None and (found is None or not _alike(found, expected)):
                 raise errors.InputError(
                     f"{layer}: expected band {layer.band} to state the {key} of the other {side} "
                     f"images and bands, {expected:g}, found {found}; {side}.{key} says which holds."
@@ -240,7 +240,7 @@ class Catalog:
             )
         offset = side.offset
         # The file's belongs to the file's scale.
-        if offset is None and (own is None or math.isclose(own, scale)):
+        if offset is None and (own is None or _alike(own, scale)):
             offset = stated.offset
         fill = side.fill[0] if side.fill else stated.nodata
         dtype = _DTYPES.get(stated.dtype, stated.dtype)
@@ -629,6 +629,11 @@ def _roughness(image: Image) -> float:
         return 0.0
     step = np.median(np.abs(np.diff(dn, axis=0)[both]), axis=0)
     return float(np.mean(step / np.maximum(dn[image.valid].std(0), 1e-12)))
+
+
+def _alike(first: float, second: float) -> bool:
+    """Whether two files state one scale or offset, of which one may keep it in single precision."""
+    return math.isclose(first, second, rel_tol=1e-6)
 
 
 def _factor(scale: float) -> float:

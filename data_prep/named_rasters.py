@@ -114,7 +114,7 @@ def naming_flags() -> Iterator[None]:
         sentence = str(error).replace("found no such key", "found nothing")
         # Which side's system is missing, the sentence says; the key is always the same.
         sentence = re.sub(r"\w+\.assume_crs states", "--fine_crs or --coarse_crs states", sentence)
-        sentence = re.sub(r"\b(fine|coarse)\.scale\b", r"--\1_scale", sentence)
+        sentence = re.sub(r"\b(fine|coarse)\.(scale|offset)\b", r"--\1_\2", sentence)
         sentence = re.sub(r"\bcoarse\.ratio\b", "--ratio", sentence)
         raise errors.InputError(sentence) from None
 
@@ -203,9 +203,8 @@ def _date_of(flag: str, file: str) -> Date:
 
 def _bands(given: NamedRasters) -> tuple[str, ...]:
     stated = rasters.info(given.f1)
-    names = given.bands or given.usual
-    if names:
-        return names
+    if chosen := given.bands or given.usual:
+        return chosen
     numbers = given.fine.bands or range(1, stated.bands + 1)
     own = [stated.band_names[k - 1] for k in numbers if 1 <= k <= stated.bands]
     if len(set(own)) == len(numbers) and all(re.fullmatch(r"\w+", k) for k in own):
@@ -249,17 +248,10 @@ def _side(
         date = next(later) if number == "2" else dated[number][0]
         table[date.isoformat()] = names.absolute(file, Path.cwd())
         places.append((file, _places(file, flag, bands, coding.bands)))
-        stated = rasters.info(file)
-        if coding.scale is None and stated.scale is None:
+        if coding.scale is None and rasters.info(file).scale is None:
             raise errors.InputError(
                 f"{file}: expected a raster that states its scale, found none; "
                 f"--{side}_scale gives reflectance per digital number, such as 0.0001."
-            )
-        first = rasters.info(places[0][0])
-        if coding.scale is None and (stated.scale, stated.offset) != (first.scale, first.offset):
-            raise errors.InputError(
-                f"{file}: expected scale and offset as in {places[0][0]} ({first.scale}, "
-                f"{first.offset}), found {stated.scale}, {stated.offset}."
             )
     for file, place in places:
         if place != places[0][1]:

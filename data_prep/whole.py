@@ -9,6 +9,7 @@ and none finds half of another's.
 """
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from data_prep import errors
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A scratch name beside `path`, with its suffix; what is written there takes the name.
 
     Raises:
@@ -36,7 +37,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             scratch.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text in UTF-8; as `replacing`."""
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes a text in UTF-8, as `replacing`; returns the path."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+    return Path(path)

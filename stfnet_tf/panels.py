@@ -9,7 +9,6 @@ of one data set can be laid side by side.
 import dataclasses
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
+from data_prep import whole
 from stfnet_tf import scores
 
 DPI = 130
@@ -397,13 +397,6 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes the picture whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        figure.savefig(file, format="png")
-    # A temporary file is private to its owner; a result is for everybody.
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    return temporary.replace(path)
+    with whole.replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
+    return Path(path)

@@ -13,13 +13,14 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage, stats
+
+from data_prep import whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -463,8 +464,8 @@ class Report:
         # allow_nan=False: a NaN that slipped through would not be JSON.
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return (
-            _write(folder / "metrics.json", text),
-            _write(folder / "metrics.csv", self.csv()),
+            whole.write_text(folder / "metrics.json", text),
+            whole.write_text(folder / "metrics.csv", self.csv()),
         )
 
 
@@ -504,16 +505,3 @@ def _number(value: float) -> float | None:
 
 def _cell(value: float) -> str:
     return repr(float(value)) if math.isfinite(value) else ""
-
-
-def _write(path: Path, text: str) -> Path:
-    """Writes text whole or not at all."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-    # A temporary file is private to its owner; a result is for everybody.
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    temporary.replace(path)
-    return path

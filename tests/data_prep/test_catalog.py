@@ -414,6 +414,20 @@ def test_the_files_offset_holds_beside_their_own_scale_written_out(tmp_path):
         opened(path)
 
 
+def test_one_scale_in_single_and_in_double_precision_is_one(tmp_path):
+    path = tiny.make(tmp_path)
+    for k, date in enumerate(tiny.DATES):
+        stated = {"scale": 2.75e-5, "offset": -0.2}
+        if k == 1:
+            stated = {key: float(np.float32(value)) for key, value in stated.items()}
+        image = tiny.land(96, 80, seed=k)
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), **stated)
+    text = path.read_text()
+    for scale in ("", "scale = 2.7499999e-5\n"):
+        path.write_text(text.replace("scale = 0.0001\n", scale, 1))
+        assert opened(path).encoding("fine").offset == -0.2
+
+
 def test_each_band_has_its_own_nodata_value(tmp_path):
     path = tiny.make(tmp_path)
     image = tiny.land(96, 80)

@@ -203,3 +203,8 @@ def test_dates_of_a_pair_must_agree(folder):
     with pytest.raises(errors.InputError, match="expected the date of --f1, 2001-10-08, found"):
         named_rasters.describe(named(folder, c1=wrong))
     assert named_rasters.describe(named(folder, c1=wrong, t1=T1)).dates.train == (T1, T3)
+
+
+def test_sentences_about_keys_name_the_flags():
+    with pytest.raises(errors.InputError, match="--fine_offset says"), named_rasters.naming_flags():
+        raise errors.InputError("a.tif: found 0.1; fine.offset says which holds.")
