@@ -483,8 +483,8 @@ def info(files: Files) -> Info:
 
 
 def _stated(handle: gdal.Dataset) -> Info:
-    subdatasets = tuple(name for name, _ in handle.GetSubDatasets())
     bands = [handle.GetRasterBand(k + 1) for k in range(handle.RasterCount)]
+    subdatasets = tuple(name for name, _ in handle.GetSubDatasets()) or _only_one(handle, bands)
     first = bands[0] if bands else None
     return Info(
         grid=_grid_of(handle),
@@ -503,6 +503,14 @@ def _stated(handle: gdal.Dataset) -> Info:
             k + 1 for k, band in enumerate(bands) if band.GetColorInterpretation() == _ALPHA
         ),
     )
+
+
+def _only_one(handle: gdal.Dataset, bands: Sequence[gdal.Band]) -> tuple[str, ...]:
+    """What a container of one variable lists none for: GDAL opens it as that variable."""
+    name = bands[0].GetMetadataItem("NETCDF_VARNAME") if bands else None
+    if name and not handle.GetDescription().startswith("NETCDF:"):
+        return (f'NETCDF:"{handle.GetDescription()}":{name}',)
+    return (handle.GetDescription(),) if handle.GetDriver().ShortName == "HDF5Image" else ()
 
 
 _ALPHA = gdal.GCI_AlphaBand
@@ -563,17 +571,20 @@ def subdataset(file: str, name: str) -> str:
 
     Args:
         file: The container.
-        name: The sub-dataset's last part, such as "sur_refl_b01_1".
+        name: The sub-dataset's last part, such as "sur_refl_b01_1"; where that is not the only
+            one, with the groups that it lies in, as GDAL lists them.
 
     Raises:
-        InputError: The container has no such sub-dataset; the message lists those it has.
+        InputError: The container has none of that name, or several; the message lists what it has.
     """
     inside = info(file).subdatasets
-    for candidate in inside:
-        if candidate.rsplit(":", 1)[-1] == name:
-            return candidate
-    short = ", ".join(candidate.rsplit(":", 1)[-1] for candidate in inside) or "none"
-    raise errors.InputError(f"{file}: expected a sub-dataset '{name}', found {short}.")
+    found = [k for k in inside if k.rsplit(":", 1)[-1] == name] or [
+        k for k in inside if re.split("[:/]", k)[-1] == name
+    ]
+    if len(found) == 1:
+        return found[0]
+    short = ", ".join(k.rsplit(":", 1)[-1] for k in inside) or "none"
+    raise errors.InputError(f"{file}: expected one sub-dataset '{name}', found {short}.")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ import datetime
 
 import numpy as np
 import pytest
+from scipy.io import netcdf_file
 
 from data_prep import catalog, dataset, preparation, rasters, triplets
 from data_prep.rasters import Grid
@@ -187,3 +188,75 @@ def test_archives_files_are_found_masked_and_scaled(tmp_path, sensor):
     assert (image.valid == expected).all()
     values = images.encoding("fine").reflectance(image.dn)
     assert values.min() >= -1e-4 and values.max() <= 1.001
+
+
+# Each product's own file, then the one of its cloud flags where that is another.
+CONTAINERS = {
+    "mod09a1": ("MOD09A1", "MOD09A1"),
+    "myd09a1": ("MYD09A1", "MYD09A1"),
+    "mod09ga": ("MOD09GA", "MOD09GA"),
+    "myd09ga": ("MYD09GA", "MYD09GA"),
+    "mod09gq": ("MOD09GQ", "MOD09GA"),
+    "myd09gq": ("MYD09GQ", "MYD09GA"),
+    "mod09q1": ("MOD09Q1", "MOD09Q1"),
+    "myd09q1": ("MYD09Q1", "MYD09Q1"),
+}
+
+
+@pytest.mark.parametrize("sensor", CONTAINERS)
+def test_modis_containers_are_found_masked_and_scaled(tmp_path, sensor):
+    """NetCDF in the place of HDF4, which GDAL cannot write; sub-datasets are found alike."""
+    raw = dataset._read_toml(dataset.SENSORS / f"{sensor}.toml")
+    bands = list(raw["bands"])
+    stored = tiny.land(SIZE, SIZE, len(bands)).astype(np.int16)
+    layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in CONTAINERS[sensor]}
+    own, clouds = CONTAINERS[sensor]
+    for k, band in enumerate(bands):
+        layers[own][raw["bands"][band]] = stored[..., k]
+    coarser = {"GQ": 4, "GA": 2}.get(own[-2:], 1)
+    state = np.zeros((SIZE // coarser, SIZE // coarser), np.int16)
+    state[1, 2] = 1  # cloudy
+    quality = np.zeros((SIZE, SIZE), np.int16)
+    quality[0, 0] = 3  # not produced
+    flags, produced = raw["quality"]
+    layers[clouds][flags["band"]] = state
+    layers[own][produced["band"]] = quality
+    for name, variables in layers.items():
+        _netcdf(tmp_path / f"{name}.A2020193.h29v12.061.2020201000000.hdf", variables)
+    path = tmp_path / "x.toml"
+    side = f"sensor = '{sensor}'\n"
+    path.write_text(f"name = 'x'\nbands = {bands}\n[fine]\n{side}[coarse]\n{side}ratio = 1\n")
+    images = catalog.Catalog(dataset.load(path))
+    images.check()
+    assert images.fine_dates == [datetime.date(2020, 7, 11)]
+    image = images.read("fine", images.fine_dates[0])
+    assert (image.dn == stored).all()
+    expected = np.ones((SIZE, SIZE), bool)
+    expected[0, 0] = False
+    expected[coarser : 2 * coarser, 2 * coarser : 3 * coarser] = False
+    assert (image.valid == expected).all()
+    assert images.encoding("fine").scale == 0.0001
+
+
+def _netcdf(path, variables):
+    """A classic NetCDF file of 2-D variables that cover the same square, each in its own steps."""
+    crs = tiny.grid(SIZE, SIZE).crs
+    left, width, _, top, _, height = tiny.grid(SIZE, SIZE).geotransform
+    with netcdf_file(path, "w") as file:
+        for name, values in variables.items():
+            rows, cols = values.shape
+            steps = (height * SIZE / rows, width * SIZE / cols)
+            for axis, start, step, n in (("y", top, steps[0], rows), ("x", left, steps[1], cols)):
+                if f"{axis}{n}" not in file.dimensions:
+                    file.createDimension(f"{axis}{n}", n)
+                    places = file.createVariable(f"{axis}{n}", "f8", (f"{axis}{n}",))
+                    places[:] = start + step * (np.arange(n) + 0.5)
+                    places.standard_name = f"projection_{axis}_coordinate"
+                    places.units = "m"
+            if f"crs{rows}" not in file.variables:
+                mapping = file.createVariable(f"crs{rows}", "i4", ())
+                mapping.spatial_ref = crs
+                mapping.GeoTransform = f"{left} {steps[1]} 0 {top} 0 {steps[0]}"
+            variable = file.createVariable(name, "i2", (f"y{rows}", f"x{cols}"))
+            variable[:] = values
+            variable.grid_mapping = f"crs{rows}"

@@ -1,7 +1,9 @@
+import h5py
 import numpy as np
 import pytest
 from osgeo import gdal
 from scipy import ndimage
+from scipy.io import netcdf_file
 
 from data_prep import errors, rasters
 from data_prep.rasters import Grid, Window
@@ -320,3 +322,29 @@ def test_tiles_in_different_systems_are_refused(tmp_path):
     rasters.write(tmp_path / "1.tif", tiny.land(4, 4), other)
     with pytest.raises(errors.InputError, match=r"1\.tif.*neighbour"):
         rasters.info((str(tmp_path / "0.tif"), str(tmp_path / "1.tif")))
+
+
+def test_a_container_of_one_variable_has_it_as_a_sub_dataset(tmp_path):
+    pixels = np.arange(12, dtype=np.int16).reshape(3, 4)
+    with netcdf_file(tmp_path / "one.nc", "w") as file:
+        for name, size in (("y", 3), ("x", 4)):
+            file.createDimension(name, size)
+        file.createVariable("ndvi", "i2", ("y", "x"))[:] = pixels
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        file["ndvi"] = pixels
+    for file in ("one.nc", "one.h5"):
+        found = rasters.subdataset(str(tmp_path / file), "ndvi")
+        assert sorted(rasters.read(found)[..., 0].ravel()) == list(range(12))
+        with pytest.raises(errors.InputError, match=r"one sub-dataset 'evi', found .*ndvi"):
+            rasters.subdataset(str(tmp_path / file), "evi")
+
+
+def test_sub_datasets_are_found_by_their_last_part(tmp_path):
+    path = str(tmp_path / "grids.h5")
+    with h5py.File(path, "w") as file:
+        for k, name in enumerate(("500m/I1", "500m/QF", "1km/M1", "1km/QF")):
+            file[name] = np.full((2, 3), k, np.int16)
+    for name, value in (("I1", 0), ("M1", 2), ("//500m/QF", 1), ("//1km/QF", 3)):
+        assert (rasters.read(rasters.subdataset(path, name)) == value).all()
+    with pytest.raises(errors.InputError, match="expected one sub-dataset 'QF', found //1km/M1"):
+        rasters.subdataset(path, "QF")
