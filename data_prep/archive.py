@@ -89,7 +89,7 @@ def find(dataset: Dataset, side: Side) -> dict[Date, Entry]:
     for date, files in sorted(found.items()):
         bands = tuple(_layer(side, files, place, date) for place in side.bands)
         quality = tuple(
-            _quality_layer(side, layer, mask, files, date)
+            _quality_layer(dataset, side, layer, mask, files, date)
             for layer, mask in zip(side.quality, masks, strict=True)
         )
         entries[date] = Entry(date, bands, quality)
@@ -119,7 +119,12 @@ def _layer(side: Side, files: _Found, place: int | str, date: Date) -> Layer:
 
 
 def _quality_layer(
-    side: Side, layer: Quality, masks: dict[Date, _Found] | None, files: _Found, date: Date
+    dataset: Dataset,
+    side: Side,
+    layer: Quality,
+    masks: dict[Date, _Found] | None,
+    files: _Found,
+    date: Date,
 ) -> Layer | None:
     if masks is None:
         if layer.optional and side.split_by_band and layer.band not in files:
@@ -129,8 +134,9 @@ def _quality_layer(
         if layer.optional:
             return None
         raise errors.InputError(
-            f"{side.name}.quality: expected a file {layer.files[0]} for {date}, found none "
-            f"(optional = true takes such dates as good throughout)."
+            f"{dataset.path}: {side.name}.quality: expected a file {layer.files[0]} of {date} "
+            f"below {dataset.root}, found none (optional = true takes such dates as good "
+            f"throughout)."
         )
     joined = masks[date][""]
     band = layer.band

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import netcdf_file
 
-from data_prep import catalog, dataset, preparation, rasters, triplets
+from data_prep import catalog, dataset, errors, preparation, rasters, triplets
 from data_prep.rasters import Grid
 from tests.data_prep import tiny
 
@@ -236,6 +236,11 @@ def test_modis_containers_are_found_masked_and_scaled(tmp_path, sensor):
     expected[coarser : 2 * coarser, 2 * coarser : 3 * coarser] = False
     assert (image.valid == expected).all()
     assert images.encoding("fine").scale == 0.0001
+    if clouds != own:
+        next(tmp_path.glob(f"{clouds}*")).unlink()
+        expected_file = rf"x\.toml: fine\.quality: .*{clouds}.* of 2020-07-11 below .*, found none"
+        with pytest.raises(errors.InputError, match=expected_file):
+            catalog.Catalog(dataset.load(path))
 
 
 def _netcdf(path, variables):
