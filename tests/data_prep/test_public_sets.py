@@ -190,39 +190,52 @@ def test_archives_files_are_found_masked_and_scaled(tmp_path, sensor):
     assert values.min() >= -1e-4 and values.max() <= 1.001
 
 
-# Each product's own file, then the one of its cloud flags where that is another.
+# Each product's own files, and the one of its cloud flags where that is another.
 CONTAINERS = {
-    "mod09a1": ("MOD09A1", "MOD09A1"),
-    "myd09a1": ("MYD09A1", "MYD09A1"),
-    "mod09ga": ("MOD09GA", "MOD09GA"),
-    "myd09ga": ("MYD09GA", "MYD09GA"),
-    "mod09gq": ("MOD09GQ", "MOD09GA"),
-    "myd09gq": ("MYD09GQ", "MYD09GA"),
-    "mod09q1": ("MOD09Q1", "MOD09Q1"),
-    "myd09q1": ("MYD09Q1", "MYD09Q1"),
+    "mod09a1": ("MOD09A1.A2020193.h29v12.061.2020201000000.hdf",),
+    "myd09a1": ("MYD09A1.A2020193.h29v12.061.2020201000000.hdf",),
+    "mod09ga": ("MOD09GA.A2020193.h29v12.061.2020201000000.hdf",),
+    "myd09ga": ("MYD09GA.A2020193.h29v12.061.2020201000000.hdf",),
+    "mod09gq": (
+        "MOD09GQ.A2020193.h29v12.061.2020201000000.hdf",
+        "MOD09GA.A2020193.h29v12.061.2020201000001.hdf",
+    ),
+    "myd09gq": (
+        "MYD09GQ.A2020193.h29v12.061.2020201000000.hdf",
+        "MYD09GA.A2020193.h29v12.061.2020201000001.hdf",
+    ),
+    "mod09q1": ("MOD09Q1.A2020193.h29v12.061.2020201000000.hdf",),
+    "myd09q1": ("MYD09Q1.A2020193.h29v12.061.2020201000000.hdf",),
+    "vnp09ga": ("VNP09GA.A2020193.h29v12.002.2020201000000.h5",),
+    "vj109ga": ("VJ109GA.A2020193.h29v12.002.2020201000000.h5",),
+    "vnp09h1": ("VNP09H1.A2020193.h29v12.002.2020201000000.h5",),
+    "vj109h1": ("VJ109H1.A2020193.h29v12.002.2020201000000.h5",),
 }
 
 
 @pytest.mark.parametrize("sensor", CONTAINERS)
-def test_modis_containers_are_found_masked_and_scaled(tmp_path, sensor):
-    """NetCDF in the place of HDF4, which GDAL cannot write; sub-datasets are found alike."""
+def test_containers_are_found_masked_and_scaled(tmp_path, sensor):
+    """NetCDF in the place of HDF, which GDAL cannot write; sub-datasets are found alike."""
     raw = dataset._read_toml(dataset.SENSORS / f"{sensor}.toml")
     bands = list(raw["bands"])
     stored = tiny.land(SIZE, SIZE, len(bands)).astype(np.int16)
-    layers: dict[str, dict[str, np.ndarray]] = {name: {} for name in CONTAINERS[sensor]}
-    own, clouds = CONTAINERS[sensor]
+    expected = np.ones((SIZE, SIZE), bool)
+    own, *others = CONTAINERS[sensor]
+    layers = {name: {} for name in CONTAINERS[sensor]}
     for k, band in enumerate(bands):
         layers[own][raw["bands"][band]] = stored[..., k]
-    coarser = {"GQ": 4, "GA": 2}.get(own[-2:], 1)
-    state = np.zeros((SIZE // coarser, SIZE // coarser), np.int16)
-    state[1, 2] = 1  # cloudy
-    quality = np.zeros((SIZE, SIZE), np.int16)
-    quality[0, 0] = 3  # not produced
-    flags, produced = raw["quality"]
-    layers[clouds][flags["band"]] = state
-    layers[own][produced["band"]] = quality
+    for n, layer in enumerate(raw["quality"]):
+        wide = any(k in layer["band"] for k in ("1km", "QF"))
+        coarser = round(926.6 / raw["pixel_size"]) if wide else 1
+        flags = np.zeros((SIZE // coarser, SIZE // coarser), np.int16)
+        for k, (name, rule) in enumerate(layer["rules"].items()):
+            low = rule["bits"][0] if isinstance(rule["bits"], list) else rule["bits"]
+            flags[n, k] = rule.get("values", [1])[0] << low
+            if name in raw["reject"]:
+                expected[n * coarser : (n + 1) * coarser, k * coarser : (k + 1) * coarser] = False
+        layers[others[0] if "files" in layer else own][layer["band"]] = flags
     for name, variables in layers.items():
-        _netcdf(tmp_path / f"{name}.A2020193.h29v12.061.2020201000000.hdf", variables)
+        _netcdf(tmp_path / name, variables)
     path = tmp_path / "x.toml"
     side = f"sensor = '{sensor}'\n"
     path.write_text(f"name = 'x'\nbands = {bands}\n[fine]\n{side}[coarse]\n{side}ratio = 1\n")
@@ -231,15 +244,12 @@ def test_modis_containers_are_found_masked_and_scaled(tmp_path, sensor):
     assert images.fine_dates == [datetime.date(2020, 7, 11)]
     image = images.read("fine", images.fine_dates[0])
     assert (image.dn == stored).all()
-    expected = np.ones((SIZE, SIZE), bool)
-    expected[0, 0] = False
-    expected[coarser : 2 * coarser, 2 * coarser : 3 * coarser] = False
     assert (image.valid == expected).all()
     assert images.encoding("fine").scale == 0.0001
-    if clouds != own:
-        next(tmp_path.glob(f"{clouds}*")).unlink()
-        expected_file = rf"x\.toml: fine\.quality: .*{clouds}.* of 2020-07-11 below .*, found none"
-        with pytest.raises(errors.InputError, match=expected_file):
+    for other in others:
+        (tmp_path / other).unlink()
+        missing = rf"x\.toml: fine\.quality: .*{other[:7]}.* of 2020-07-11 below .*, found none"
+        with pytest.raises(errors.InputError, match=missing):
             catalog.Catalog(dataset.load(path))
 
 
