@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -236,7 +236,6 @@ class Info:
         scales: Each band's scale, or None.
         offsets: Each band's offset, or None.
         band_names: The bands' descriptions, "" where there is none.
-        subdatasets: Names of the data sets inside, for HDF and NetCDF containers.
         driver: GDAL's short name of the format.
         masked: Whether a mask of the file's own tells which pixels count.
         alphas: Numbers of the bands that tell it by not being 0.
@@ -249,7 +248,6 @@ class Info:
     scales: tuple[float | None, ...]
     offsets: tuple[float | None, ...]
     band_names: tuple[str, ...]
-    subdatasets: tuple[str, ...]
     driver: str
     masked: bool
     alphas: tuple[int, ...]
@@ -408,15 +406,25 @@ def _open_mosaic(files: tuple[str, ...]) -> gdal.Dataset:
         lowest = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
         given["VRTNodata"] = np.iinfo(dtype).max if dtype.kind == "u" else lowest
     try:
-        return gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(**given))
+        with _raising_errors(_left_out):
+            mosaic = gdal.BuildVRT("", list(files), options=gdal.BuildVRTOptions(**given))
     except RuntimeError as error:
         raise errors.InputError(
             f"{', '.join(files)}: expected neighbouring tiles, found: {errors.reason(error)}."
         ) from None
+    for band in first.alphas:
+        # What the tiles' own alpha leaves out must not take a value above 0 in the joined one.
+        mosaic.GetRasterBand(band).DeleteNoDataValue()
+    return mosaic
+
+
+def _left_out(level: int, message: str) -> bool:
+    """Whether GDAL says that it joins tiles without one of them."""
+    return level >= gdal.CE_Failure or "Skipping" in message
 
 
 def _check_neighbour(file: str, first: str) -> None:
-    """Refuses what a VRT would leave out, with a warning that nobody reads, or join unmoved.
+    """Refuses what a VRT would join unmoved, and names both files where it would leave one out.
 
     Raises:
         InputError: A tile differs from the first one in CRS, bands or type, or its pixels are not
@@ -475,42 +483,35 @@ def info(files: Files) -> Info:
     """What a raster states about itself.
 
     Raises:
-        InputError: No such file, or nothing that GDAL reads.
+        InputError: No such file, nothing that GDAL reads, or a container without bands of its own.
     """
     handle = _open_files.get(files)
+    if not handle.RasterCount:
+        inside = _shortened(subdatasets(_name(files)))
+        raise errors.InputError(
+            f"{_name(files)}: expected a raster with bands, found a container of sub-datasets, of "
+            f"which a band is to name one: {inside}."
+        )
     with _naming(files):
         return _stated(handle)
 
 
 def _stated(handle: gdal.Dataset) -> Info:
     bands = [handle.GetRasterBand(k + 1) for k in range(handle.RasterCount)]
-    subdatasets = tuple(name for name, _ in handle.GetSubDatasets()) or _only_one(handle, bands)
-    first = bands[0] if bands else None
     return Info(
         grid=_grid_of(handle),
         bands=len(bands),
-        dtype=np.dtype(gdal_array.GDALTypeCodeToNumericTypeCode(first.DataType)).name
-        if first
-        else "",
+        dtype=np.dtype(gdal_array.GDALTypeCodeToNumericTypeCode(bands[0].DataType)).name,
         nodatas=tuple(band.GetNoDataValue() for band in bands),
         scales=tuple(band.GetScale() for band in bands),
         offsets=tuple(band.GetOffset() for band in bands),
         band_names=tuple(band.GetDescription() for band in bands),
-        subdatasets=subdatasets,
         driver=handle.GetDriver().ShortName,
         masked=any(k.GetMaskFlags() in _MASKED for k in bands),
         alphas=tuple(
             k + 1 for k, band in enumerate(bands) if band.GetColorInterpretation() == _ALPHA
         ),
     )
-
-
-def _only_one(handle: gdal.Dataset, bands: Sequence[gdal.Band]) -> tuple[str, ...]:
-    """What a container of one variable lists none for: GDAL opens it as that variable."""
-    name = bands[0].GetMetadataItem("NETCDF_VARNAME") if bands else None
-    if name and not handle.GetDescription().startswith("NETCDF:"):
-        return (f'NETCDF:"{handle.GetDescription()}":{name}',)
-    return (handle.GetDescription(),) if handle.GetDriver().ShortName == "HDF5Image" else ()
 
 
 _ALPHA = gdal.GCI_AlphaBand
@@ -577,14 +578,41 @@ def subdataset(file: str, name: str) -> str:
     Raises:
         InputError: The container has none of that name, or several; the message lists what it has.
     """
-    inside = info(file).subdatasets
+    inside = subdatasets(file)
     found = [k for k in inside if k.rsplit(":", 1)[-1] == name] or [
         k for k in inside if re.split("[:/]", k)[-1] == name
     ]
     if len(found) == 1:
         return found[0]
-    short = ", ".join(k.rsplit(":", 1)[-1] for k in inside) or "none"
-    raise errors.InputError(f"{file}: expected one sub-dataset '{name}', found {short}.")
+    raise errors.InputError(
+        f"{file}: expected one sub-dataset '{name}', found {_shortened(inside)}."
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def subdatasets(file: str) -> tuple[str, ...]:
+    """GDAL's names of all sub-datasets inside a container; none inside another raster.
+
+    Raises:
+        InputError: No such file, or nothing that GDAL reads.
+    """
+    handle = _open_files.get(file)
+    with _naming(file):
+        return tuple(name for name, _ in handle.GetSubDatasets()) or _only_one(handle)
+
+
+def _only_one(handle: gdal.Dataset) -> tuple[str, ...]:
+    """What a container of one variable lists none for: GDAL opens it as that variable."""
+    first = handle.GetRasterBand(1) if handle.RasterCount else None
+    name = first.GetMetadataItem("NETCDF_VARNAME") if first else None
+    if name and not handle.GetDescription().startswith("NETCDF:"):
+        return (f'NETCDF:"{handle.GetDescription()}":{name}',)
+    return (handle.GetDescription(),) if handle.GetDriver().ShortName == "HDF5Image" else ()
+
+
+def _shortened(subdatasets: Sequence[str]) -> str:
+    """Their last parts, by which a description names them."""
+    return ", ".join(name.rsplit(":", 1)[-1] for name in subdatasets) or "none"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -1078,12 +1106,18 @@ def _add_overviews(handle: gdal.Dataset, resampling: str, block: int) -> None:
 
 
 @contextlib.contextmanager
-def _raising_errors() -> Iterator[None]:
-    """Raises what GDAL only reports: an error while it closes a file, such as a full disk."""
+def _raising_errors(
+    wrong: Callable[[int, str], bool] = lambda level, _: level >= gdal.CE_Failure,
+) -> Iterator[None]:
+    """Raises what GDAL only reports: an error while it closes a file, such as a full disk.
+
+    Args:
+        wrong: Tells by its level and words whether what is reported is an error.
+    """
     reported: list[str] = []
 
     def handler(level: int, _: int, message: str) -> None:
-        if level >= gdal.CE_Failure:
+        if wrong(level, message):
             reported.append(message)
 
     gdal.PushErrorHandler(handler)

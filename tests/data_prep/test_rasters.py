@@ -316,6 +316,51 @@ def test_gaps_between_tiles_are_not_black(tmp_path, dtype, value):
     )
 
 
+@pytest.mark.parametrize(
+    "grid, options, message",
+    [
+        (tiny.grid(20, 30), {"scale": 2e-4}, "band scale"),
+        (Grid(30, 20, (5e5, 30.0, 0.0, 6e6, 0.0, 30.0), tiny.UTM), {}, "positive NS resolution"),
+        (Grid(30, 20), {}, "ungeoreferenced"),
+    ],
+)
+def test_no_tile_is_left_out_in_silence(tmp_path, grid, options, message):
+    west, east = Window(0, 0, 20, 18), Window(0, 18, 20, 12)
+    first, second = (grid.crop(k) if grid.geotransform else grid for k in (west, east))
+    rasters.write(tmp_path / "0.tif", tiny.land(*first.shape), first)
+    rasters.write(tmp_path / "1.tif", tiny.land(*second.shape), second, **options)
+    with pytest.raises(errors.InputError, match=rf"expected neighbouring tiles, found.*{message}"):
+        rasters.info((str(tmp_path / "0.tif"), str(tmp_path / "1.tif")))
+
+
+def test_alpha_of_tiles_is_that_of_the_joined_image(tmp_path):
+    image, grid = tiny.land(20, 30, 3).astype(np.uint16), tiny.grid(20, 30)
+    image[..., 2] = 65535
+    image[3:9, 10:25, 2] = 0
+    for k, window in enumerate([Window(0, 0, 20, 18), Window(0, 18, 20, 12)]):
+        rasters.write(tmp_path / f"{k}.tif", image[window.slices], grid.crop(window))
+        tile = gdal.OpenEx(str(tmp_path / f"{k}.tif"), gdal.OF_UPDATE)
+        tile.GetRasterBand(3).SetColorInterpretation(gdal.GCI_AlphaBand)
+        del tile
+    files = tuple(str(tmp_path / f"{k}.tif") for k in range(2))
+    assert rasters.info(files).alphas == (3,)
+    np.testing.assert_array_equal(rasters.read(files), image)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_container_is_no_raster(tmp_path, count):
+    for k in range(count):
+        made = gdal.GetDriverByName("netCDF").CreateMultiDimensional(str(tmp_path / f"{k}.nc"))
+        root = made.GetRootGroup()
+        sides = [root.CreateDimension(name, None, None, 8) for name in "yx"]
+        for name in ("red", "nir"):
+            root.CreateMDArray(name, sides, gdal.ExtendedDataType.Create(gdal.GDT_Int16))
+        del root, sides, made
+    files = tuple(str(tmp_path / f"{k}.nc") for k in range(count))
+    with pytest.raises(errors.InputError, match=r"0\.nc: .* a container of .* one: red, nir\."):
+        rasters.info(files if count > 1 else files[0])
+
+
 def test_tiles_in_different_systems_are_refused(tmp_path):
     rasters.write(tmp_path / "0.tif", tiny.land(4, 4), tiny.grid(4, 4))
     other = Grid(4, 4, tiny.grid(4, 4).geotransform, rasters.crs_wkt("EPSG:32656"))
