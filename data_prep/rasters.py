@@ -367,7 +367,11 @@ def _on_network(name: str, depth: int = 0) -> str:
         root = ElementTree.fromstring(source)
     except (ValueError, ElementTree.ParseError):
         return ""  # no VRT after all; what else it is, GDAL finds out
+    # Titles, licences and DOIs are no sources; GDAL looks for files in other domains alone.
+    said = {k for data in root.iter("Metadata") if not data.get("domain") for k in data.iter()}
     for element in root.iter():
+        if element in said:
+            continue
         for text in filter(None, (element.text, *element.attrib.values())):
             if _ADDRESS.search(text):
                 return text.strip()
@@ -498,13 +502,20 @@ def info(files: Files) -> Info:
 
 def _stated(handle: gdal.Dataset) -> Info:
     bands = [handle.GetRasterBand(k + 1) for k in range(handle.RasterCount)]
+    scales = tuple(band.GetScale() for band in bands)
+    offsets = tuple(band.GetOffset() for band in bands)
+    if handle.GetDriver().ShortName == "VRT":
+        # Also where nobody stated them, a VRT states 1 and 0.
+        scales = tuple(
+            None if stated == (1, 0) else stated[0] for stated in zip(scales, offsets, strict=True)
+        )
     return Info(
         grid=_grid_of(handle),
         bands=len(bands),
         dtype=np.dtype(gdal_array.GDALTypeCodeToNumericTypeCode(bands[0].DataType)).name,
         nodatas=tuple(band.GetNoDataValue() for band in bands),
-        scales=tuple(band.GetScale() for band in bands),
-        offsets=tuple(band.GetOffset() for band in bands),
+        scales=scales,
+        offsets=offsets,
         band_names=tuple(band.GetDescription() for band in bands),
         driver=handle.GetDriver().ShortName,
         masked=any(k.GetMaskFlags() in _MASKED for k in bands),

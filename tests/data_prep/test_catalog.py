@@ -234,6 +234,29 @@ def test_no_scale_anywhere(tmp_path):
         opened(path)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_vrt_states_the_scale_of_its_files_alone(tmp_path, joined):
+    path = tiny.make(tmp_path)
+    text = path.read_text().replace("scale = 0.0001\n", "", 1)
+    path.write_text(text.replace("{day}.tif", "{day}_{tile}.vrt" if joined else "{day}.vrt", 1))
+    for stated in (None, 2e-4):
+        for k, date in enumerate(tiny.DATES):
+            image = tiny.land(96, 80, seed=k)
+            rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), scale=stated)
+            for tile in ("_0", "_1") if joined else ("",):
+                gdal.Translate(
+                    str(tmp_path / f"F_{date}{tile}.vrt"),
+                    str(tmp_path / f"F_{date}.tif"),
+                    format="VRT",
+                    srcWin=[40, 0, 40, 96] if tile == "_1" else [0, 0, 40 if tile else 80, 96],
+                )
+        if stated is None:
+            with pytest.raises(errors.InputError, match=r"fine\.scale: .*states none"):
+                opened(path)
+        else:
+            assert opened(path).encoding("fine").scale == stated
+
+
 def test_composites_are_matched_to_the_dates_within_them(tmp_path):
     path = tiny.make(tmp_path)
     for date in tiny.DATES[1:]:

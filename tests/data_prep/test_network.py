@@ -85,6 +85,20 @@ def test_sub_datasets_and_local_sources_are_no_addresses(tmp_path):
     assert not rasters._on_network(str(tmp_path / "a.vrt"))
 
 
+@pytest.mark.parametrize("domain, refused", [("", False), ("OVERVIEWS", True)])
+def test_addresses_in_the_metadata_of_a_vrt_are_not_looked_at(tmp_path, domain, refused):
+    made = gdal.GetDriverByName("GTiff").Create(str(tmp_path / "a.tif"), 4, 4)
+    del made
+    vrt = gdal.Translate(str(tmp_path / "a.vrt"), str(tmp_path / "a.tif"), format="VRT")
+    key, address = "identifier_product_doi_authority", "http://dx.doi.org"
+    for stating in (vrt, vrt.GetRasterBand(1)):
+        stating.SetMetadataItem(key, address)
+        stating.SetMetadataItem("OVERVIEW_FILE", address, domain)
+    del vrt, stating
+    assert address in (tmp_path / "a.vrt").read_text()
+    assert bool(rasters._on_network(str(tmp_path / "a.vrt"))) == refused
+
+
 def test_it_is_there_for_who_asks_for_it(server):
     host, asked = server
     command = f"from data_prep import rasters; rasters.info('/vsicurl/http://{host}/there.tif')"
