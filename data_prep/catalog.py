@@ -242,15 +242,16 @@ class Catalog:
         # The file's belongs to the file's scale.
         if offset is None and (own is None or _alike(own, scale)):
             offset = stated.offset
-        fill = side.fill[0] if side.fill else stated.nodata
         dtype = _DTYPES.get(stated.dtype, stated.dtype)
         if dtype not in records.DTYPES:
             raise errors.InputError(
                 f"{layer}: expected pixels of {', '.join((*records.DTYPES, *_DTYPES))}, found "
                 f"{stated.dtype}."
             )
+        # No pixel is what its type cannot hold, and none must be written so.
+        fills = (k for k in (*side.fill, stated.nodata) if k is not None and _holds(dtype, k))
         return records.Encoding(
-            dtype, scale, offset or 0.0, fill, *(side.valid_range or (None, None))
+            dtype, scale, offset or 0.0, next(fills, None), *(side.valid_range or (None, None))
         )
 
     @property
@@ -634,6 +635,15 @@ def _roughness(image: Image) -> float:
 def _alike(first: float, second: float) -> bool:
     """Whether two files state one scale or offset, of which one may keep it in single precision."""
     return math.isclose(first, second, rel_tol=1e-6)
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a pixel of that type can have that value, in its precision."""
+    if np.issubdtype(dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return math.isinf(value) or not np.isinf(np.dtype(dtype).type(value))
+    limits = np.iinfo(dtype)
+    return limits.min <= value <= limits.max and value == int(value)
 
 
 def _factor(scale: float) -> float:

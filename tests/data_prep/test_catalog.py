@@ -475,6 +475,31 @@ def test_each_band_has_its_own_nodata_value(tmp_path):
     assert [tuple(k) for k in np.argwhere(~valid)] == [(3, 4), (7, 8)]
 
 
+@pytest.mark.parametrize(
+    "dtype, stated, described, expected",
+    [
+        ("uint16", -9999, "", None),
+        ("uint8", 300, "", None),
+        ("int16", np.nan, "", None),
+        ("float64", -1.7976931348623157e308, "", None),
+        ("float64", -3.4028235e38, "", -3.4028235e38),
+        ("uint16", None, "fill = [-9999, 0]", 0),
+        ("uint16", 7, "fill = -9999", 7),
+    ],
+)
+def test_no_fill_that_pixels_cannot_hold_is_written(tmp_path, dtype, stated, described, expected):
+    path = tiny.make(tmp_path)
+    for k, date in enumerate(tiny.DATES):
+        image = (tiny.land(96, 80, seed=k) // 16).astype(dtype)
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), nodata=stated)
+    path.write_text(path.read_text().replace("[fine]", f"[fine]\n{described}"))
+    encoding = opened(path).encoding("fine")
+    assert encoding.fill == expected
+    known = np.zeros((1, 1), bool)
+    written = encoding.digital_numbers(np.full((1, 1, 2), 0.3), known)
+    np.testing.assert_array_equal(written, np.full((1, 1, 2), encoding.nodata, encoding.dtype))
+
+
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
 def test_pixels_that_a_file_masks_are_invalid(tmp_path, kind):
     path = tiny.make(tmp_path)
