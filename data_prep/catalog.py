@@ -197,6 +197,8 @@ class Catalog:
 
     def _check_order(self, side: str, entry: Entry) -> None:
         """Bands that a file names must be where the description says that they are."""
+        if self.dataset.side(side).stack:  # its bands are dates of one
+            return
         for name, layer in zip(self.dataset.bands, entry.bands, strict=True):
             own = [k.lower() for k in rasters.info(layer.raster).band_names]
             if own.count(name.lower()) == 1 and own[layer.band - 1] != name.lower():
@@ -298,10 +300,10 @@ class Catalog:
         windows = []
         for date in dates:
             grid = self._place("fine", self._stated_grid("fine", date), date, first)
-            corners = rasters.locate(
-                grid, first, np.array([0, grid.height]), np.array([0, grid.width])
-            )
-            windows.append(np.sort(np.round(corners).astype(int), axis=0))
+            # All four: in another system a rectangle is none.
+            rows, cols = np.meshgrid([0, grid.height], [0, grid.width])
+            corners = np.round(rasters.locate(grid, first, rows.ravel(), cols.ravel())).astype(int)
+            windows.append((corners.min(0), corners.max(0)))
         lows, highs = np.array(windows)[:, 0], np.array(windows)[:, 1]
         inner = dataset.extent == "intersection"
         low = lows.max(0) if inner else lows.min(0)

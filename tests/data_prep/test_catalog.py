@@ -290,6 +290,41 @@ def test_stack_of_dates(tmp_path):
     assert (images.read("coarse", days[1]).dn[..., 0] == expected).all()
 
 
+def test_bands_of_a_stack_have_names_of_their_own(tmp_path):
+    path = tiny.make(tmp_path, dates=tiny.DATES[:2])
+    stack = tiny.blocks(tiny.land(96, 80, 3), 8)
+    given = {"band_names": ("NIR", "NIR_1", "NIR_2")}
+    rasters.write(tmp_path / "series.tif", stack, tiny.grid(12, 10, size=240.0), **given)
+    text = path.read_text().replace('["green", "nir"]', '["nir"]', 1)
+    path.write_text(
+        text.replace(
+            'files = "C_{year}-{month}-{day}.tif"',
+            'files = "series.tif"\nstack = { first = "2001-10-08", every_days = 9 }',
+        )
+    )
+    images = opened(path)
+    read = images.read_native("coarse", images.coarse_dates[1], Window(0, 0, 12, 10))
+    assert (read.dn == stack[..., 1:2]).all()
+
+
+def test_the_union_of_fine_images_in_two_systems_holds_them_whole(tmp_path):
+    path = tiny.make(tmp_path, height=160, width=160)
+    west, zone_56 = tiny.grid(160, 160, x=7.5e5), rasters.crs_wkt("EPSG:32656")
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", tiny.land(160, 160), west)
+        coarse = tiny.blocks(tiny.land(160, 160), 8)
+        rewrite(tmp_path, f"C_{date}.tif", coarse, tiny.grid(20, 20, size=240.0, x=7.5e5))
+    anywhere = Grid(1, 1, (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), zone_56)
+    ((north, x),) = rasters.locate(west, anywhere, np.array([0.0]), np.array([160.0]))
+    east = Grid(160, 160, (x, 30.0, 0.0, -north, 0.0, -30.0), zone_56)
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(160, 160), east)
+    path.write_text(path.read_text() + '[grid]\nextent = "union"\n')
+    images = opened(path)
+    border = np.array([0.0, 0.0, 160.0, 160.0]), np.array([0.0, 160.0, 0.0, 160.0])
+    corners = rasters.locate(east, images.grid, *border)
+    assert (corners > -0.51).all() and (corners < np.array(images.grid.shape) + 0.51).all()
+
+
 def test_no_crs_at_all_needs_agreeing_grids_and_says_so(tmp_path):
     path = tiny.make(tmp_path)
     bare = Grid(80, 96)
