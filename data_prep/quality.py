@@ -11,15 +11,15 @@ def rejected(layer: np.ndarray, rules: Mapping[str, Rule], names: Sequence[str])
     """Pixels that any of the named rules rejects.
 
     Args:
-        layer: Quality values of any integer type, (H, W).
+        layer: Quality values, (H, W); numbers without a fraction, whatever their type.
         rules: The layer's rules.
         names: Those to be applied; names of other layers' rules are passed over.
 
     Returns:
-        (H, W) bool, True where a pixel is bad.
+        (H, W) bool, True where a pixel is bad, or not a number.
     """
-    bad = np.zeros(layer.shape, bool)
-    values = layer.astype(np.int64)
+    bad = ~np.isfinite(layer)
+    values = np.where(bad, 0, layer).astype(np.int64)
     for name in names:
         if name not in rules:
             continue

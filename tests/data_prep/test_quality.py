@@ -55,3 +55,9 @@ def test_a_pixel_is_usable_only_in_all_its_bands():
 def test_float_fill_is_compared_in_float32():
     dn = np.array([[[-3.4e38], [0.5], [np.nan], [np.inf]]], np.float32)
     assert quality.in_range(dn, (-3.4e38,), None).tolist() == [[False, True, False, False]]
+
+
+def test_what_is_not_a_number_tells_of_no_good_pixel():
+    layer = np.array([[0.0, 8.0, np.nan, np.inf]], np.float32)
+    bad = quality.rejected(layer, {"cloud": dataset.Rule((3, 3))}, ["cloud"])
+    assert bad.tolist() == [[False, True, True, True]]
