@@ -286,7 +286,7 @@ _PATTERNS = "a pattern or a list of patterns of paths below the root"
 
 def _patterns(value: Any) -> tuple[str, ...]:
     patterns = _texts(value)
-    if any(not pattern or Path(pattern).is_absolute() for pattern in patterns):
+    if any(not k or k.endswith("/") or Path(k).is_absolute() for k in patterns):
         raise ValueError
     return patterns
 
@@ -469,7 +469,7 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
     table = _Table(_preset(sensor, given, path) | given.values, given.where)
     table.known.append("sensor")
     files = table.take("files", (), _PATTERNS, _patterns)
-    dated = table.take("table", {}, "file names by ISO date", _date_table)
+    dated = table.take("table", {}, "file names by ISO date, one a date", _date_table)
     if bool(files) == bool(dated):
         found = "both" if files else "neither"
         raise errors.InputError(
@@ -560,7 +560,10 @@ def _stack(table: _Table) -> Stack | None:
 
 
 def _date_table(value: Any) -> dict[Date, str]:
-    return {_date(date): _text(file) for date, file in value.items()}
+    table = {_date(date): _text(file) for date, file in value.items()}
+    if len(table) < len(value):  # one date, written in two ways
+        raise ValueError
+    return table
 
 
 def _quality(table: _Table) -> tuple[Quality, ...]:

@@ -689,8 +689,8 @@ def test_a_header_belongs_to_the_files_that_an_image_is_read_from(tmp_path):
     assert [k.name for k in rasters.files_behind(str(tmp_path / "a.bil"))] == ["a.bil", "a.hdr"]
 
 
-@pytest.mark.parametrize("pattern", ["", "/data/F_{year}-{month}-{day}.tif"])
-def test_a_pattern_stays_below_the_root(tmp_path, pattern):
+@pytest.mark.parametrize("pattern", ["", "/data/F_{year}-{month}-{day}.tif", "F_{year}/**/"])
+def test_a_pattern_names_files_below_the_root(tmp_path, pattern):
     path = tiny.make(tmp_path)
     path.write_text(path.read_text().replace("F_{year}-{month}-{day}.tif", pattern))
     with pytest.raises(errors.InputError, match=r"fine\.files: expected a pattern"):

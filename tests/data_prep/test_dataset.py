@@ -82,6 +82,11 @@ def test_defaults(tmp_path):
         ),
         ("[fine]\n", "[tiles]\nsize = 8\n[fine]\n", r"tiles\.size: .*from 16"),
         ('files = "F_{year}-{month}-{day}.tif"', "", r"fine\.files: .*neither"),
+        (
+            'files = "F_{year}-{month}-{day}.tif"',
+            'table = { "2001-10-08" = "a.tif", "20011008" = "b.tif" }',
+            r"fine\.table: expected .* one a date",
+        ),
         ('name = "x"', 'name = "x', "expected TOML"),
         ('name = "x"', 'name = "x"\nroot = "nowhere"', "root: expected a folder"),
     ],
