@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import archive, errors, quality, rasters, records, tiles
+from data_prep import archive, errors, names, quality, rasters, records, tiles
 from data_prep.archive import Entry, Layer
 from data_prep.dataset import Dataset, Date, Side
 from data_prep.rasters import Grid, Window
@@ -130,8 +130,9 @@ class Catalog:
         return str(self._entry(side, date).bands[0])
 
     def files(self) -> list[Path]:
-        """Every file that the data set's images are read from, headers beside them included."""
-        return _files(entry for entries in self._entries.values() for entry in entries.values())
+        """Every file that the data set's images and grid are read from, headers included."""
+        found = _files(entry for entries in self._entries.values() for entry in entries.values())
+        return sorted({*found, *rasters.files_behind(self._like)} if self._like else found)
 
     def files_of(self, side: str, date: Date) -> list[Path]:
         """Every file that a date's image and its quality layers are read from."""
@@ -288,10 +289,16 @@ class Catalog:
 
     # --- grids ---
 
+    @property
+    def _like(self) -> str:
+        """The raster whose grid is the target, "" where it is the fine images'."""
+        stated = self.dataset.like
+        return names.absolute(stated, self.dataset.root) if stated else ""
+
     def _target_grid(self) -> Grid:
         dataset = self.dataset
-        if dataset.like:
-            return rasters.info(str(dataset.root / dataset.like)).grid
+        if self._like:
+            return rasters.info(self._like).grid
         tested = {d for d in dataset.dates.test if not isinstance(d, tuple)}
         dates = [d for d in self.fine_dates if d not in tested] or self.fine_dates
         first = self._stated_grid("fine", dates[0])

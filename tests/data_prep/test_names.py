@@ -82,6 +82,15 @@ def test_a_table_names_members_of_an_archive(archived):
         catalog.Catalog(dataset.load(archived / "zipped.toml"))
 
 
+def test_the_grid_is_that_of_a_member_of_an_archive(archived):
+    text = (archived / "tiny.toml").read_text()
+    path = archived / "like.toml"
+    path.write_text(f'{text}[grid]\nlike = "/vsizip/all.zip/in/C_{tiny.DATES[0]}.tif"\n')
+    images = catalog.Catalog(dataset.load(path))
+    assert images.grid == rasters.info(str(archived / f"C_{tiny.DATES[0]}.tif")).grid
+    assert archived / "all.zip" in images.files()
+
+
 def by_flags(name):
     """The tiny set's rasters, each called as `name` calls it."""
     f1, f3 = (name(f"F_{tiny.DATES[k]}") for k in (0, 2))

@@ -152,6 +152,19 @@ def test_changed_options_or_rasters_make_new_shards(described, tmp_path):
     assert second.statistics != first.statistics
 
 
+def test_a_changed_grid_makes_new_shards(described, tmp_path):
+    described.write_text(described.read_text() + '[grid]\nlike = "grid.tif"\n')
+    for moved, folder in ((0, "out"), (1, "out"), (1, "fresh")):
+        grid = tiny.grid(64, 64).moved(moved, 0)
+        rasters.write(described.parent / "grid.tif", np.zeros((64, 64, 1), np.uint8), grid)
+        for cache in (rasters.info, rasters.files_behind):
+            cache.cache_clear()
+        rasters.close_all()
+        shards._resident.clear()  # as in another process
+        prepared(described, tmp_path / folder)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_a_changed_sensor_makes_new_shards(described, tmp_path):
     sensor = described.parent / "mine.toml"
     sensor.write_text("valid_range = [0, 10000]\n")
