@@ -12,7 +12,9 @@ not grow with the scene.
 """
 
 import collections
+import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +87,22 @@ class Catalog:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": collections.OrderedDict()}
+
+    def of(self, dates: Iterable[Date]) -> "Catalog":
+        """The catalog with the images of some dates alone, to be sent to another process.
+
+        All of it, for each of thousands of dates, would take longer than their images. Grid,
+        encodings and ratio stay as they are.
+        """
+        part = copy.copy(self)
+        part._blocks = collections.OrderedDict()
+        part._entries = {side: {} for side in self._entries}
+        first = next(iter(self._entries["coarse"]))  # the ratio is told by it
+        for side, date in (("coarse", first), *itertools.product(self._entries, dates)):
+            if (entry := self._find(side, date)) is not None:
+                part._entries[side][entry.date] = entry
+        part._native = {k: v for k, v in self._native.items() if k[1] in part._entries[k[0]]}
+        return part
 
     # --- what there is ---
 

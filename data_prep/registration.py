@@ -141,12 +141,12 @@ def estimate(
     """
     plain = Catalog(catalog.dataset)
     known = known_dates(plain) if known is None else list(known)
-    dates = plain.coarse_dates
+    compared = {date: _references(date, known) for date in plain.coarse_dates}
     found = tuple(
         executors.in_order(
             executor or executors.Here(),
             estimate_date,
-            [(plain, date, known) for date in dates],
+            [(plain.of([date, *some]), date, some) for date, some in compared.items()],
             "looking for shifts",
             f"{catalog.dataset.path}: expected every process to look for its shifts, found one "
             f"killed (out of memory?); fewer --workers need less.",
@@ -207,7 +207,7 @@ def estimate_date(catalog: Catalog, date: Date, known: Sequence[Date]) -> Shift:
         known: Fine dates that may be looked at.
     """
     coarse = Reduced.read(catalog, "coarse", date)
-    references = [date] if date in known else _nearest(date, known)
+    references = _references(date, known)
     fines = [Reduced.read(catalog, "fine", k).blurred(_sigma(catalog)) for k in references]
     best = _shift(catalog, date, references, fines, coarse)
     if date not in known and date in catalog.fine_dates:
@@ -238,7 +238,10 @@ def sharpness(catalog: Catalog, shift: Shift) -> float:
     return max(scores, key=lambda width: scores[width])
 
 
-def _nearest(date: Date, known: Sequence[Date]) -> list[Date]:
+def _references(date: Date, known: Sequence[Date]) -> list[Date]:
+    """Dates of the fine images that a coarse one is compared with, the nearest first."""
+    if date in known:
+        return [date]
     before, after = [d for d in known if d < date], [d for d in known if d > date]
     return sorted([*before[-_NEAREST:], *after[:_NEAREST]], key=lambda d: abs(d - date))
 

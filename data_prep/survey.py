@@ -32,7 +32,7 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
     seen = executors.in_order(
         executor,
         _look_at,
-        [(images, side, date) for side, date in jobs],
+        [(images.of([date]), side, date) for side, date in jobs],
         "looking at images",
         f"{described.path}: expected every process to look at its images, found one killed (out "
         f"of memory?); fewer --workers need less.",

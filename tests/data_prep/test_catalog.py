@@ -47,6 +47,24 @@ def test_any_window_of_a_warped_image_has_the_same_pixels(tmp_path):
         images.read("coarse", DAY[0], Window(300, 0, 32, 32))
 
 
+def test_the_images_of_some_dates_are_soon_sent_however_many_there_are(tmp_path):
+    path = tiny.make(tmp_path)
+    text = path.read_text().replace("[coarse]", "[coarse]\nperiod_days = 10")
+    (tmp_path / f"C_{tiny.DATES[1]}.tif").unlink()  # the composite of the first date holds for it
+    path.write_text(text)
+    images = opened(path)
+    part = pickle.loads(pickle.dumps(images.of([DAY[1]])))
+    for side in ("fine", "coarse"):
+        found, expected = (k.read(side, DAY[1]) for k in (part, images))
+        assert (found.dn == expected.dn).all() and (found.valid == expected.valid).all()
+    assert (part.fine_dates, part.ratio, part.grid) == ([DAY[1]], images.ratio, images.grid)
+    for k in range(20, 30):
+        for side in "FC":
+            (tmp_path / f"{side}_2002-01-{k}.tif").hardlink_to(tmp_path / f"{side}_{DAY[2]}.tif")
+    sizes = [len(pickle.dumps(k.of([DAY[1]]))) for k in (images, opened(path))]
+    assert sizes[0] == sizes[1]
+
+
 def test_shift_moves_the_coarse_image_down_and_right_and_frees_the_border(tmp_path):
     path = tiny.make(tmp_path, ratio=8)
     plain, moved = opened(path), opened(path, {DAY[0]: (8.0, 16.0)})
