@@ -77,7 +77,7 @@ def plan(
     windows = tiles.windows(*catalog.grid.shape, tile_size)
     jobs = []
     for split in records.SPLITS:
-        places = [w for w in windows if _belongs(dataset, catalog, w, tile_size, split)]
+        places = _places(dataset, catalog, windows, tile_size, split)
         if triplets[split] and not places:
             _check_share(dataset, split, _blocks(dataset, catalog, tile_size))
         items = [Item(triplet, window) for triplet in triplets[split] for window in places]
@@ -104,19 +104,23 @@ def record_bytes(catalog: Catalog, window: Window) -> int:
     return window.height * window.width * (3 * sum(sizes) * len(catalog.dataset.bands) + 1)
 
 
-def _belongs(
-    dataset: Dataset, catalog: Catalog, window: Window, tile_size: int, split: str
-) -> bool:
-    """Whether a tile serves a split: always, unless the split is by places."""
+def _places(
+    dataset: Dataset, catalog: Catalog, windows: list[Window], tile_size: int, split: str
+) -> list[Window]:
+    """The tiles that serve a split: all of them, unless the split is by places."""
     if dataset.split_by != "blocks":
-        return True
+        return windows
     size, rows, cols = _blocks(dataset, catalog, tile_size)
     validation, test = dataset.shares
     order = np.random.default_rng(0).permutation(rows * cols)
-    place = order[window.row // size * cols + window.col // size] / (rows * cols)
-    if place < test:
-        return split == "test"
-    return split == ("val" if place < test + validation else "train")
+
+    def serves(window: Window) -> str:
+        place = order[window.row // size * cols + window.col // size] / (rows * cols)
+        if place < test:
+            return "test"
+        return "val" if place < test + validation else "train"
+
+    return [window for window in windows if serves(window) == split]
 
 
 def _blocks(dataset: Dataset, catalog: Catalog, tile_size: int) -> tuple[int, int, int]:

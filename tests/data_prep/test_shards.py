@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import catalog, dataset, errors, locks, preparation, rasters, records, shards
+from data_prep import (
+    catalog,
+    dataset,
+    errors,
+    locks,
+    preparation,
+    rasters,
+    records,
+    shards,
+    triplets,
+)
 from data_prep.rasters import Window
 from tests.data_prep import decoding, tiny
 
@@ -301,6 +311,21 @@ def test_spatial_blocks_share_no_tile(described, tmp_path):
                 places[split].add(decoding.decode(record.numpy(), info).origin)
     assert all(places.values())
     assert sum(map(len, places.values())) == len(set.union(*places.values())) == 9
+
+
+def test_many_blocks_are_shared_out_in_seconds(described):
+    described.write_text(
+        described.read_text()
+        + '[split]\nby = "blocks"\nblock_size = 32\nvalidation = 0.1\ntest = 0.1\n'
+    )
+    images = catalog.Catalog(dataset.load(described))
+    images.grid = tiny.grid(4096, 4096)
+    formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
+    begun = time.process_time()
+    size = {"tile_size": 32, "min_valid": 0.0, "shard_bytes": 2**27}
+    jobs = shards.plan(images.dataset, images, formed, **size, run="")
+    assert time.process_time() - begun < 5
+    assert sum(len(job.items) for job in jobs) == len(formed["train"]) * 128**2
 
 
 @pytest.mark.parametrize(
