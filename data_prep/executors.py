@@ -34,12 +34,12 @@ class Here(Executor):
     """This very process, at once: for work that is done before a pool has started."""
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        """Calls `fn` and returns its finished future."""
+        """Calls `fn` and returns its finished future, or raises what it raises.
+
+        A future that keeps the error would let hours of other work go before it is looked at.
+        """
         future: Future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
+        future.set_result(fn(*args, **kwargs))
         return future
 
 

@@ -43,6 +43,18 @@ def test_results_and_errors_come_through(workers):
         run(refuse, workers=workers)
 
 
+def test_nothing_is_begun_here_after_a_failure():
+    begun = []
+
+    def fail(k: int) -> None:
+        begun.append(k)
+        refuse(k)
+
+    with pytest.raises(errors.InputError, match=r"^0: refused\.$"):
+        executors.in_order(executors.Here(), fail, [(k,) for k in range(3)], "testing", "lost.")
+    assert begun == [0]
+
+
 def test_workers_draw_no_bars():
     assert run(sees_a_terminal) == [False] * 3
 
