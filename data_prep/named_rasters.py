@@ -205,11 +205,21 @@ def _bands(given: NamedRasters) -> tuple[str, ...]:
     stated = rasters.info(given.f1)
     if chosen := given.bands or given.usual:
         return chosen
-    numbers = given.fine.bands or range(1, stated.bands + 1)
+    numbers = given.fine.bands or _image_bands(stated)
     own = [stated.band_names[k - 1] for k in numbers if 1 <= k <= stated.bands]
     if len(set(own)) == len(numbers) and all(re.fullmatch(r"\w+", k) for k in own):
         return tuple(own)
     return tuple(f"band{k}" for k in numbers)
+
+
+def _image_bands(stated: rasters.Info) -> list[int]:
+    """Numbers of all bands that are no mask; one is by what the raster states, not by GDAL's guess.
+
+    Of the fourth of four bands of bytes GDAL says so by itself.
+    """
+    guessed = stated.dtype == "uint8" and stated.bands == 4
+    masks = () if guessed else stated.alphas
+    return [k for k in range(1, stated.bands + 1) if k not in masks]
 
 
 def _places(
@@ -228,13 +238,14 @@ def _places(
     own = [name.lower() for name in stated.band_names]
     if all(own.count(band.lower()) == 1 for band in bands):
         return {band: own.index(band.lower()) + 1 for band in bands}
-    if stated.bands != len(bands):
+    numbers = _image_bands(stated)
+    if len(numbers) != len(bands):
         raise errors.InputError(
             f"--{flag}: expected {len(bands)} bands ({', '.join(bands)}) in {file}, found "
-            f"{stated.bands}; --fine_bands and --coarse_bands give the numbers of those that both "
+            f"{len(numbers)}; --fine_bands and --coarse_bands give the numbers of those that both "
             f"sides have, such as 2,3,4."
         )
-    return {band: k + 1 for k, band in enumerate(bands)}
+    return dict(zip(bands, numbers, strict=True))
 
 
 def _side(

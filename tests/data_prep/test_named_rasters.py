@@ -3,6 +3,7 @@ import datetime
 
 import numpy as np
 import pytest
+from osgeo import gdal
 
 from data_prep import catalog, errors, named_rasters, rasters, triplets
 from tests.data_prep import tiny
@@ -138,6 +139,30 @@ def test_bands_go_by_number_where_nothing_names_them(folder):
         coding = named_rasters.StatedEncoding(bands=numbers, scale=1e-4)
         with pytest.raises(errors.InputError, match=r"--coarse_bands: expected 2 numbers .* to 2"):
             named_rasters.describe(named(folder, coarse=coding))
+
+
+@pytest.mark.parametrize(("dtype", "bands", "used"), [("int16", 3, 2), ("uint8", 4, 4)])
+def test_an_alpha_band_is_no_band_of_the_image(folder, dtype, bands, used):
+    """But the fourth band of bytes, of which only GDAL says so, is one."""
+    for k in (0, 2):
+        grid = tiny.grid(96, 80)
+        image = (tiny.land(96, 80, bands, seed=k) // 16).astype(dtype)
+        image[:20, :, -1] = 0
+        file = folder / f"F_{tiny.DATES[k]}.tif"
+        rasters.write(file, image, grid)
+        opened = gdal.OpenEx(str(file), gdal.OF_UPDATE)
+        opened.GetRasterBand(bands).SetColorInterpretation(gdal.GCI_AlphaBand)
+        del opened
+    for file in folder.glob("C_*.tif"):
+        pixels = np.repeat(rasters.read(str(file)), 2, -1)[..., :used]
+        copied(folder, file.name, file, pixels=pixels)
+    rasters.close_all()
+    rasters.info.cache_clear()
+    images = catalog.Catalog(named_rasters.describe(named(folder)))
+    images.check()
+    read = images.read("fine", T1)
+    assert read.dn.shape[-1] == used
+    assert read.valid[:20].all() == (used == bands) and read.valid[20:].all()
 
 
 @pytest.mark.parametrize("side", ["fine", "coarse"])
