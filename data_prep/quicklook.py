@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,7 +11,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
-from data_prep import errors
+from data_prep import whole
 from data_prep.catalog import Catalog
 from data_prep.rasters import Window
 
@@ -51,16 +50,9 @@ def plot(
             axis.set_title(f"{side} {seen['date']}\n{seen[side]['valid']:.0%} valid", fontsize=8)
     figure.suptitle(f"{found['name']}: {', '.join(_shown_bands(images))}", fontsize=10)
     figure.tight_layout()
-    target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.tmp")
-        figure.savefig(scratch, format="png", dpi=120)
-        scratch.replace(target)
-    except OSError as error:
-        raise errors.InputError(
-            f"--plot: expected a file that can be written, found {path}: {error.strerror}."
-        ) from None
+        with whole.replacing(path) as scratch:
+            figure.savefig(scratch, format="png", dpi=120)
     finally:
         pyplot.close(figure)
 

@@ -102,6 +102,14 @@ def test_picture_shows_what_is_invalid(described):
     assert picture[48:].min() == 0 and picture[48:].max() == 1
 
 
+def test_a_picture_that_cannot_be_written_leaves_nothing(described, tmp_path):
+    (tmp_path / "look").mkdir()
+    done = run(f"--dataset={described}", f"--plot={tmp_path / 'look'}", "--workers=1")
+    assert done.returncode == errors.EXIT_BAD_INPUT
+    assert done.stderr.strip().endswith("look: could not be written: Is a directory.")
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
