@@ -254,10 +254,10 @@ class Catalog:
         stated = rasters.info(layer.raster)
         own = None if stated.scale is None else _factor(stated.scale)
         scale = own if side.scale is None else side.scale
-        if scale is None:
+        if scale is None or not scale > 0:
             raise errors.InputError(
-                f"{self.dataset.path}: {side.name}.scale: expected a number, because "
-                f"{layer} states none; found no such key."
+                f"{self.dataset.path}: {side.name}.scale: expected a number above 0, because "
+                f"{layer} states {'none' if scale is None else scale}; found no such key."
             )
         offset = side.offset
         # The file's belongs to the file's scale.
@@ -683,7 +683,8 @@ def _as_type(dn: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dn.dtype == dtype:
         return dn
     if np.issubdtype(dtype, np.floating) or np.issubdtype(dn.dtype, np.integer):
-        return dn.astype(dtype)
+        with np.errstate(over="ignore"):  # of nodata values in double precision
+            return dn.astype(dtype)
     bounds = np.iinfo(dtype)
     rounded = np.rint(dn)
     return np.clip(rounded, bounds.min, bounds.max, out=rounded).astype(dtype)

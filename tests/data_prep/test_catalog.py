@@ -553,6 +553,29 @@ def test_no_fill_that_pixels_cannot_hold_is_written(tmp_path, dtype, stated, des
     np.testing.assert_array_equal(written, np.full((1, 1, 2), encoding.nodata, encoding.dtype))
 
 
+@pytest.mark.filterwarnings("error")
+def test_nodata_in_double_precision_is_read_without_a_warning(tmp_path):
+    path = tiny.make(tmp_path)
+    lowest = np.finfo(np.float64).min
+    image = tiny.land(96, 80).astype(np.float64)
+    image[:5] = lowest
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), nodata=lowest)
+    read = opened(path).read("fine", DAY[0])
+    assert not read.valid[:5].any() and read.valid[5:].all()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1e-4])
+def test_a_file_that_states_no_usable_scale_is_named(tmp_path, scale):
+    path = tiny.make(tmp_path)
+    path.write_text(path.read_text().replace("scale = 0.0001\n", "", 1))
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", tiny.land(96, 80), tiny.grid(96, 80), scale=scale)
+    message = rf"fine\.scale: expected a number above 0, because .*F_.*\.tif states {scale}"
+    with pytest.raises(errors.InputError, match=message):
+        opened(path)
+
+
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
 def test_pixels_that_a_file_masks_are_invalid(tmp_path, kind):
     path = tiny.make(tmp_path)
