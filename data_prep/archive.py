@@ -78,21 +78,27 @@ def find(dataset: Dataset, side: Side) -> dict[Date, Entry]:
     Raises:
         InputError: A date does not parse, two files claim one place, a band's file is missing.
     """
+    found: dict[Date, _Found] = {}
     if side.stack:
-        return _find_stack(dataset, side)
-    if side.table:
-        found = _find_table(dataset, side)
+        bands = _find_stack(dataset, side)
     else:
-        found = _match(dataset, side.files, _band_parts(side))
+        found = (
+            _find_table(dataset, side)
+            if side.table
+            else _match(dataset, side.files, _band_parts(side))
+        )
+        bands = {
+            date: tuple(_layer(side, files, place, date) for place in side.bands)
+            for date, files in sorted(found.items())
+        }
     masks = [_find_masks(dataset, side, layer) for layer in side.quality]
     entries = {}
-    for date, files in sorted(found.items()):
-        bands = tuple(_layer(side, files, place, date) for place in side.bands)
+    for date, layers in bands.items():
         quality = tuple(
-            _quality_layer(dataset, side, layer, mask, files, date)
+            _quality_layer(dataset, side, layer, mask, found.get(date, {}), date)
             for layer, mask in zip(side.quality, masks, strict=True)
         )
-        entries[date] = Entry(date, bands, quality)
+        entries[date] = Entry(date, layers, quality)
     return entries
 
 
@@ -167,14 +173,14 @@ def _find_table(dataset: Dataset, side: Side) -> dict[Date, _Found]:
     return found
 
 
-def _find_stack(dataset: Dataset, side: Side) -> dict[Date, Entry]:
+def _find_stack(dataset: Dataset, side: Side) -> dict[Date, tuple[Layer, ...]]:
     stack = side.stack
     assert stack is not None
     named = list(side.table.values()) or list(side.files)
     path = names.absolute(named[0], dataset.root)
     count = rasters.info(path).bands
     dates = [stack.first + datetime.timedelta(stack.every_days * k) for k in range(count)]
-    return {d: Entry(d, (Layer((path,), "", k + 1),)) for k, d in enumerate(dates)}
+    return {date: (Layer((path,), "", k + 1),) for k, date in enumerate(dates)}
 
 
 def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[Date, _Found]:

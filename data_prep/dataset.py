@@ -508,6 +508,11 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
                 f"{table.where}stack: expected a data set of one band (the file's bands are "
                 f"dates), found {len(bands)} bands."
             )
+        if any(not layer.files for layer in side.quality):
+            raise errors.InputError(
+                f"{table.where}quality: expected 'files' of each layer beside a stack (the file's "
+                f"bands are dates), found none."
+            )
     return side
 
 

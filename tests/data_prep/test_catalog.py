@@ -308,6 +308,29 @@ def test_stack_of_dates(tmp_path):
     assert (images.read("coarse", days[1]).dn[..., 0] == expected).all()
 
 
+def test_quality_layers_beside_a_stack_hold_for_its_dates(tmp_path):
+    path = tiny.make(tmp_path, dates=tiny.DATES[:2])
+    rasters.write(
+        tmp_path / "S.tif", tiny.blocks(tiny.land(96, 80, 2), 8), tiny.grid(12, 10, size=240.0)
+    )
+    state = np.zeros((12, 10, 1), np.uint8)
+    state[3:5, 2:7] = 1
+    rasters.write(tmp_path / f"Q_{tiny.DATES[1]}.tif", state, tiny.grid(12, 10, size=240.0))
+    text = path.read_text().replace('["green", "nir"]', '["nir"]', 1)
+    given = 'files = "S.tif"\nstack = { first = "2001-10-08", every_days = 9 }\nreject = ["bad"]'
+    text = text.replace('files = "C_{year}-{month}-{day}.tif"', given)
+    layer = "[[coarse.quality]]\noptional = true\nrules.bad = { values = 1 }\n"
+    path.write_text(text.replace("[dates]", f"{layer}[dates]"))
+    with pytest.raises(errors.InputError, match=r"coarse\.quality: expected 'files' of each"):
+        opened(path)
+    layer += 'files = "Q_{year}-{month}-{day}.tif"\n'
+    path.write_text(text.replace("[dates]", f"{layer}[dates]"))
+    images = opened(path)
+    whole = Window(0, 0, 12, 10)
+    first, second = (images.read_native("coarse", day, whole).valid for day in DAY[:2])
+    assert first.all() and (second == (state[..., 0] == 0)).all()
+
+
 def test_bands_of_a_stack_have_names_of_their_own(tmp_path):
     path = tiny.make(tmp_path, dates=tiny.DATES[:2])
     stack = tiny.blocks(tiny.land(96, 80, 3), 8)
