@@ -327,7 +327,14 @@ class Catalog:
             grid = self._place("fine", self._stated_grid("fine", date), date, first)
             # All four: in another system a rectangle is none.
             rows, cols = np.meshgrid([0, grid.height], [0, grid.width])
-            corners = np.round(rasters.locate(grid, first, rows.ravel(), cols.ravel())).astype(int)
+            corners = rasters.locate(grid, first, rows.ravel(), cols.ravel())
+            if not np.isfinite(corners).all():
+                raise errors.InputError(
+                    f"{self.file('fine', date)}: expected a fine image with a place in the system "
+                    f"of {self.file('fine', dates[0])} ({first.describe()}), found "
+                    f"{grid.describe()}."
+                )
+            corners = np.round(corners).astype(int)
             windows.append((corners.min(0), corners.max(0)))
         lows, highs = np.array(windows)[:, 0], np.array(windows)[:, 1]
         inner = dataset.extent == "intersection"

@@ -590,14 +590,13 @@ def subdataset(file: str, name: str) -> str:
         InputError: The container has none of that name, or several; the message lists what it has.
     """
     inside = subdatasets(file)
-    found = [k for k in inside if k.rsplit(":", 1)[-1] == name] or [
+    matching = [k for k in inside if k.rsplit(":", 1)[-1] == name] or [
         k for k in inside if re.split("[:/]", k)[-1] == name
     ]
-    if len(found) == 1:
-        return found[0]
-    raise errors.InputError(
-        f"{file}: expected one sub-dataset '{name}', found {_shortened(inside)}."
-    )
+    if len(matching) == 1:
+        return matching[0]
+    found = _shortened(inside) if inside else f"{info(file).bands} bands, which go by number"
+    raise errors.InputError(f"{file}: expected one sub-dataset '{name}', found {found}.")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -783,7 +782,7 @@ def locate(target: Grid, source: Grid, rows: np.ndarray, cols: np.ndarray) -> np
         cols: Fractional columns, [n].
 
     Returns:
-        Fractional rows and columns in `source`, [n, 2]; infinite where the systems do not map.
+        Fractional rows and columns in `source`, [n, 2]; not finite where the systems do not map.
     """
     x, y = target.coordinates(np.asarray(rows, float), np.asarray(cols, float))
     transformation = _transformation(source, target)
@@ -794,7 +793,8 @@ def locate(target: Grid, source: Grid, rows: np.ndarray, cols: np.ndarray) -> np
         except RuntimeError:  # not one of them maps
             points = np.full_like(places, np.inf)
         x, y = points[:, 0], points[:, 1]
-    return np.stack(source.positions(x, y), -1)
+    with np.errstate(invalid="ignore"):
+        return np.stack(source.positions(x, y), -1)
 
 
 def footprint(target: Grid, source: Grid, resampling: str = "bilinear") -> Window | None:

@@ -366,6 +366,18 @@ def test_the_union_of_fine_images_in_two_systems_holds_them_whole(tmp_path):
     assert (corners > -0.51).all() and (corners < np.array(images.grid.shape) + 0.51).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_without_a_place_in_the_system_of_the_others_is_named(tmp_path):
+    path = tiny.make(tmp_path)
+    nowhere = Grid(80, 96, (5e12, 30.0, 0.0, 6e12, 0.0, -30.0), rasters.crs_wkt("EPSG:32601"))
+    rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(96, 80), nowhere)
+    path.write_text(path.read_text() + '[grid]\nextent = "union"\n')
+    with pytest.raises(
+        errors.InputError, match=rf"F_{tiny.DATES[1]}.* expected .* with a place in"
+    ):
+        opened(path)
+
+
 def test_no_crs_at_all_needs_agreeing_grids_and_says_so(tmp_path):
     path = tiny.make(tmp_path)
     bare = Grid(80, 96)

@@ -124,6 +124,12 @@ def test_flags_name_subdatasets(archived, monkeypatch):
     assert images.files_of("fine", date) == [archived / f"F_{date}.nc"]
 
 
+def test_a_raster_without_sub_datasets_says_how_its_bands_are_called(tmp_path):
+    rasters.write(tmp_path / "a.tif", tiny.land(96, 80, 1), tiny.grid(96, 80))
+    with pytest.raises(errors.InputError, match="'Band1', found 1 bands, which go by number"):
+        rasters.subdataset(str(tmp_path / "a.tif"), "Band1")
+
+
 def test_a_vrt_in_an_archive_may_not_name_the_network_either(tmp_path):
     source = "<SourceFilename>/vsicurl/http://127.0.0.1:9/a.tif</SourceFilename>"
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
