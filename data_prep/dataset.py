@@ -1,6 +1,6 @@
 """A data set's description: a TOML file, checked when it is read.
 
-    dataset = load("configs/cia.toml", data_dir="/data/CIA")
+    dataset = load("configs/cia.toml", data_dir="/data")
 
 Where a key is wrong, the error names the file, the key, what is allowed and what was found. A
 side of the pair (`[fine]`, `[coarse]`) may name a sensor; the sensor's preset, a small TOML file

@@ -1,6 +1,6 @@
-"""Writes a data set as sharded TFRecords of co-registered tiles.
+r"""Writes a data set as sharded TFRecords of co-registered tiles.
 
-    python -m data_prep.write_tfrecords --dataset=configs/cia.toml --data_dir=/data/CIA \
+    python -m data_prep.write_tfrecords --dataset=configs/cia.toml --data_dir=/data \
         --output_dir=/data/cia_shards
 
 The folder then holds `train-00000-of-000NN.tfrecord` …, and `dataset_info.json`, which is written

@@ -1,7 +1,7 @@
 r"""Fuses a whole raster through a running TensorFlow Serving, tile by tile.
 
     python -m stfnet_tf.client --server=grpc://localhost:8500 --card=model_card.json \
-        --dataset=configs/cia.toml --data_dir=CIA --output_dir=fused
+        --dataset=configs/cia.toml --data_dir=/data --output_dir=fused
 
 --card is the model card of the export that is served (saved_models/<name>/<version>/assets/):
 it holds the bands, the encodings and the halo that a tile needs. The server may speak gRPC

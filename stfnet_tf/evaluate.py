@@ -2,8 +2,8 @@ r"""Scores fused images against the true ones.
 
 A trained model, on the dates of a split that it has not seen:
 
-    python -m stfnet_tf.evaluate --dataset=configs/cia.toml --model_dir=runs/cia \
-        --split=test --output_dir=scores
+    python -m stfnet_tf.evaluate --dataset=configs/cia.toml --data_dir=/data \
+        --model_dir=runs/cia --split=test --output_dir=scores
 
 Rasters that are there already, named <date>.tif as `stfnet_tf.fuse` names them:
 

@@ -6,7 +6,7 @@ one by one; and a model: of a training run, of an export, or none yet.
 
 A described data set and a trained model; the description's test dates, some others, or all:
 
-    python -m stfnet_tf.fuse --dataset=configs/cia.toml --data_dir=CIA --model_dir=runs/cia \
+    python -m stfnet_tf.fuse --dataset=configs/cia.toml --data_dir=/data --model_dir=runs/cia \
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
 No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no

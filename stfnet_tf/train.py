@@ -1,6 +1,6 @@
 """Trains a StfNet: rasters or shards in, a model folder out.
 
-    python -m stfnet_tf.train --flagfile=configs/cia.flags --data_dir=CIA --model_dir=runs/cia
+    python -m stfnet_tf.train --flagfile=configs/cia.flags --data_dir=/data --model_dir=runs/cia
 
 The same command continues a run that was stopped, however it was stopped. On SIGTERM it saves
 and exits with code 75. Several hosts run the same command, each with its own TF_CONFIG.
