@@ -193,6 +193,7 @@ def save(
 def cli() -> None:
     """The console script."""
     define_flags()
+    flags.adopt_module_key_flags(evaluate)  # --help shows what is scored, too
     entry.run(main)
 
 

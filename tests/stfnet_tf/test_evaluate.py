@@ -170,6 +170,13 @@ def test_wrong_flags_are_one_sentence(made, program, flags, sentence, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("program", ["evaluate", "compare"])
+def test_help_tells_what_is_scored(program):
+    told = run(program, "--help").stdout
+    for flag in ("dataset", "data_dir", "split", "dates", "coregister", "output_dir"):
+        assert f"  --{flag}:" in told
+
+
 def test_two_sided_methods_are_left_out_where_there_is_one_pair(made, tmp_path):
     folder = made[0]
     done = run(
