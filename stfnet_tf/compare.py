@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> None:
 
     specs = FLAGS.methods or [*base.names(), "plus"]
     asked = {spec: found for spec in specs if (found := to_fit(spec))}
-    methods = {spec: base.method(spec) for spec in specs if spec not in asked}
+    fitted = tuple(presets.PRESETS)
+    methods = {spec: base.method(spec, others=fitted) for spec in specs if spec not in asked}
     names = {spec: asked[spec][0] if spec in asked else methods[spec].name for spec in specs}
     if len(set(names.values())) < len(specs):
         raise errors.InputError(

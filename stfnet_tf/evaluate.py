@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         )
     from stfnet_tf.baselines import base
 
-    methods = [base.method(name) for name in FLAGS.baselines]
+    methods = [base.method(name, flag="baselines") for name in FLAGS.baselines]
     if FLAGS.model_dir:
         methods.append(base.method(f"stfnet={FLAGS.model_dir}", with_changes=True))
     images, read = read_cases(methods)

@@ -161,12 +161,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(files - {"base", "windows", "stfnet"}))
 
 
-def method(spec: str, *, with_changes: bool = False) -> Method:
+def method(
+    spec: str, *, with_changes: bool = False, flag: str = "methods", others: Sequence[str] = ()
+) -> Method:
     """The method that a user asks for; only its own file is imported.
 
     Args:
         spec: A method's name, or NAME=FOLDER for the StfNet that was trained in a folder.
         with_changes: Whether a StfNet is to return F̂12 and F̂23 as well.
+        flag: Where the user asks for it, for the sentence about a name that there is not.
+        others: What may be asked for there besides, for the same sentence.
 
     Raises:
         InputError: There is no such method, or no model in the folder.
@@ -178,8 +182,8 @@ def method(spec: str, *, with_changes: bool = False) -> Method:
         return stfnet.Stfnet.of(folder, name, with_changes)
     if name not in names():
         raise errors.InputError(
-            f"--methods: expected names out of {', '.join(names())}, or NAME=FOLDER for a trained "
-            f"StfNet; found '{spec}'."
+            f"--{flag}: expected names out of {', '.join((*names(), *others))}, or NAME=FOLDER for "
+            f"a trained StfNet; found '{spec}'."
         )
     return importlib.import_module(f"stfnet_tf.baselines.{name}").METHOD
 
