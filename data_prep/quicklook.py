@@ -34,7 +34,11 @@ def plot(
     columns = min(4, len(entries))
     rows = -(-len(entries) // columns)
     figure, axes = pyplot.subplots(
-        2 * rows, columns, figsize=(2.6 * columns, 5.6 * rows), squeeze=False
+        2 * rows,
+        columns,
+        figsize=(2.6 * columns, 5.6 * rows),
+        squeeze=False,
+        layout="constrained",  # keeps titles off the images above, however few there are
     )
     for axis in axes.flat:
         axis.set_axis_off()
@@ -48,8 +52,9 @@ def plot(
                 continue
             axis.imshow(next(pictures), interpolation="nearest")
             axis.set_title(f"{side} {seen['date']}\n{seen[side]['valid']:.0%} valid", fontsize=8)
-    figure.suptitle(f"{found['name']}: {', '.join(_shown_bands(images))}", fontsize=10)
-    figure.tight_layout()
+    figure.suptitle(
+        f"{found['name']}: {', '.join(_shown_bands(images))}; magenta: not valid", fontsize=10
+    )
     try:
         with whole.replacing(path) as scratch:
             figure.savefig(scratch, format="png", dpi=120)

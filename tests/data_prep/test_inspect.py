@@ -110,6 +110,19 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(described, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_titles_of_the_picture_lie_on_no_image(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(quicklook.pyplot, "close", kept.append)
+    images = catalog.Catalog(dataset.load(tiny.make(tmp_path, 192, 192)))
+    with executors.make(workers=1) as here:
+        quicklook.plot(images, survey.look(images, here), {}, str(tmp_path / "sheet.png"))
+    (figure,) = kept
+    titles = [axis.title.get_window_extent() for axis in figure.axes]
+    pictures = [axis.images[0].get_window_extent() for axis in figure.axes]
+    assert len(pictures) == 2 * len(tiny.DATES)
+    assert not any(title.overlaps(picture) for title in titles for picture in pictures)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
