@@ -300,7 +300,7 @@ def draw(
         for method, dates in report.calibrations.items():
             if case.label in dates:
                 path = folder / f"calibration_{date}.png"
-                title = f"{method}, {case.label}: predicted and true error"
+                title = f"{method}, {case.label}: expected and true error"
                 print(panels.calibration(path, dates[case.label], title))
 
 

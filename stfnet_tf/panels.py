@@ -33,7 +33,11 @@ ERROR_SHARE = 0.12
 # Bands shown as red, green and blue, by name; the first complete choice wins.
 FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
 ERROR_COLOURS = "magma"
-BAND_COLOURS = ("#e8b04a", "#d1495b", "#5bc0a0", "#8e6bbf", "#3a3a3a", "#f08fc0", "#66a3ff")
+# Colours that the colour-blind tell apart (Okabe and Ito 2008); a band called green is green.
+BAND_COLOURS = {
+    "blue": "#56b4e9", "green": "#009e73", "red": "#d55e00", "nir": "#cc79a7", "swir1": "#e69f00",
+    "swir2": "#3a3a3a", "all bands": "#8c8c8c",
+}  # fmt: skip
 KNOWN_COLOUR = "#1f6fd1"
 MARKERS = "osD^v<>pPX*hd8H"
 
@@ -266,7 +270,11 @@ def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) 
     for s in references:
         at = (_angle_of(s.mean("edge")), s.mean("rmse"))
         polar.scatter(*at, facecolors="none", edgecolors="black", s=70, zorder=2)
-        polar.annotate(s.method, at, xytext=(7, 3), textcoords="offset points", fontsize=8)
+        # F1 and F3 often lie on each other: one is named on the left, one on the right.
+        aside, anchor = (-7, "right") if s.method == "F1" else (7, "left")
+        polar.annotate(
+            s.method, at, xytext=(aside, 3), textcoords="offset points", ha=anchor, fontsize=8
+        )
     polar.set_ylim(0, 1.08 * max([s.mean("rmse") for s in (*points, *references)] + [1e-4]))
     polar.yaxis.set_major_locator(MaxNLocator(4))
     close.set_xlabel("EDGE (left over-smoothed, right too sharp)", fontsize=9)
@@ -280,6 +288,7 @@ def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) 
         )
         bar.ax.set_xticklabels((f"{-limit:.4f}", "0", f"+{limit:.4f}"))
         bar.set_label("AD (bias), reflectance", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
     return _save(figure, path)
 
 
@@ -298,18 +307,20 @@ def _half_circle(ax: Axes) -> None:
 def calibration(
     path: str | os.PathLike[str], calibrations: Sequence[scores.Calibration], title: str
 ) -> Path:
-    """Draws predicted against true error, a curve for each band; the diagonal is perfect."""
+    """Draws expected against true error, a curve for each band; the diagonal is perfect."""
     figure = _figure(5.4, 5.0)
     ax = figure.subplots()
     for n, c in enumerate(calibrations):
-        label = f"{c.band} (ρ = {c.spearman:.2f})"
-        ax.plot(c.predicted, c.actual, marker=MARKERS[n % len(MARKERS)], markersize=4, label=label)
+        ax.plot(
+            c.predicted, c.actual, marker=MARKERS[n % len(MARKERS)], markersize=4,
+            color=_band_colour(c.band, n), label=f"{c.band} (ρ = {c.spearman:.2f})",
+        )  # fmt: skip
     top = max((v for c in calibrations for v in (*c.predicted, *c.actual)), default=1.0) * 1.05
     ax.plot((0, top), (0, top), color="black", linewidth=0.8, linestyle="--")
     ax.set_xlim(0, top)
     ax.set_ylim(0, top)
     ax.set_aspect("equal")
-    ax.set_xlabel("predicted error, reflectance")
+    ax.set_xlabel("expected error, reflectance")
     ax.set_ylabel("true absolute error (mean of the bin), reflectance")
     ax.set_title(title, fontsize=11)
     ax.legend(fontsize=9, frameon=False)
@@ -336,7 +347,7 @@ def comparison(path: str | os.PathLike[str], report: scores.Report, date: str) -
         values = [s.per_band["rmse"][b] for s in rows]
         accuracy.plot(
             values, places, marker=MARKERS[b], linestyle="none", markersize=6, label=band,
-            markeredgecolor="white", markeredgewidth=0.6, color=BAND_COLOURS[b % len(BAND_COLOURS)],
+            markeredgecolor="white", markeredgewidth=0.6, color=_band_colour(band, b),
         )  # fmt: skip
     for place, s in zip(places, rows, strict=True):
         accuracy.text(0, place, f" {s.mean('rmse'):.5f}", va="center", fontsize=8, color="white")
@@ -364,6 +375,11 @@ def _cost_bars(
             text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             ax.text(value, place, f" {text}", va="center", fontsize=8)
     ax.margins(x=0.35)
+
+
+def _band_colour(band: str, place: int) -> str:
+    """The colour of a band's name, or of its place where the name tells of none."""
+    return BAND_COLOURS.get(band.lower(), list(BAND_COLOURS.values())[place % len(BAND_COLOURS)])
 
 
 def _angle_of(edge: float) -> float:

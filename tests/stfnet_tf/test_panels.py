@@ -1,5 +1,7 @@
 """Pictures: what is drawn where, with which colours, and that a broken write leaves nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from skimage import io as image_io
@@ -87,6 +89,27 @@ def test_every_picture_is_a_png_with_content(tmp_path, stretch):
         assert min(pixels.shape[:2]) > 200
         assert pixels[..., :3].std() > 5
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
+
+
+def test_bands_have_the_colours_of_their_names():
+    colours = [panels._band_colour(band, n) for n, band in enumerate(BANDS)]
+    assert colours == [panels.BAND_COLOURS[band] for band in BANDS]
+    red, green, blue = (int(colours[0][k : k + 2], 16) for k in (1, 3, 5))
+    assert green > red and green > blue  # the band called green
+    names = [f"band{k}" for k in range(6)]
+    assert len({panels._band_colour(name, n) for n, name in enumerate(names)}) == 6
+
+
+def test_names_in_the_apa_diagram_lie_apart(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(panels, "_save", lambda figure, path: kept.append(figure))
+    result = report()
+    known = [dataclasses.replace(result.scores[1], method=name) for name in ("F1", "F3")]
+    result = dataclasses.replace(result, references=tuple(known))
+    panels.apa_diagram(tmp_path / "apa.png", result, "2001-07-11")
+    kept[0].draw_without_rendering()
+    first, second = (text.get_window_extent() for text in kept[0].axes[0].texts)
+    assert not first.overlaps(second)
 
 
 def test_a_sheet_shows_the_false_colours(tmp_path):
