@@ -148,7 +148,7 @@ def read_all(
     each = height * width * (4 * len(images.dataset.bands) + 1) * 6
     memory.require(
         each * (len(chosen) + 1),
-        f"{images.dataset.path}, {len(chosen)} dates of {height} × {width} pixels",
+        f"{images.dataset.path}, {len(chosen)} dates of {width} × {height} pixels",
         "fewer --dates need less",
     )
     count = collections.Counter(t.t2 for t in chosen)

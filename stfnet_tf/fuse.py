@@ -195,7 +195,7 @@ def _fuse() -> None:
     if plan.missing:
         print(
             f"Fusing {_counted(plan.missing)} of '{described.name}' "
-            f"({images.grid.height} × {images.grid.width} × {len(described.bands)}) with "
+            f"({images.grid.width} × {images.grid.height} × {len(described.bands)}) with "
             f"{source.path} into {output_dir}",
             flush=True,
         )

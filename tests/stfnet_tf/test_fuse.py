@@ -79,7 +79,7 @@ def test_rasters_by_flags_without_a_later_pair_are_fitted_fused_and_drawn(tmp_pa
     flags += [f"--output_dir={tmp_path / 'out'}", "--fit", "--steps=2", "--plot"]
     done = run(*flags)
     assert done.returncode == 0, done.stderr
-    assert "Fusing 1 date of 'rasters' (50 × 70 × 2)" in done.stdout
+    assert "Fusing 1 date of 'rasters' (70 × 50 × 2)" in done.stdout
     made = {"2001-06-09.tif", "2001-06-09_quality.tif"}
     assert {k.name for k in (tmp_path / "out").iterdir()} == made | {"model", "dates.png"}
     again = run(*flags)
