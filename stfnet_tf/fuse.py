@@ -10,7 +10,9 @@ A described data set and a trained model; the description's test dates, some oth
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
 No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no
-fine image of t2; --preset=plus unless another is named; training's flags count):
+fine image of t2). Training's flags count, but have other defaults: --preset=plus and with it
+--steps=100 --batch_size=1 --crops_per_tile=1 --noaugment --early_stopping=5
+--least_improvement=0.001, and patches as large as the scene, up to 512 pixels:
 
     python -m stfnet_tf.fuse --fit --dataset=mine.toml --dates=all --output_dir=fused
 
@@ -60,6 +62,16 @@ _NOTHING = 0.0005
 
 def define_flags() -> None:
     """Defines what only this program takes."""
+    flags.DEFINE_string("dataset", None, "Description of the rasters, a .toml.")
+    flags.DEFINE_string(
+        "data_dir", None, "Where the rasters lie, in place of the description's own root."
+    )
+    flags.DEFINE_string(
+        "model_dir",
+        None,
+        "Folder of the training run to fuse with; with --fit, where the fitted models are kept, "
+        "one folder a date (default: model/ in --output_dir).",
+    )
     flags.DEFINE_string("output_dir", None, "Folder that receives the rasters.")
     flags.DEFINE_list(
         "dates",
@@ -70,12 +82,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "saved_model", None, "An exported version, such as saved_models/cia/1, to fuse with."
     )
-    flags.DEFINE_boolean(
-        "fit",
-        False,
-        "First train a model for each date on these very images; the models are kept in "
-        "--model_dir (default: model/ in --output_dir).",
-    )
+    flags.DEFINE_boolean("fit", False, "First train a model for each date on these very images.")
     flags.DEFINE_enum(
         "coregister",
         None,
@@ -403,7 +410,6 @@ def summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
 
 def cli() -> None:
     """The console script."""
-    train.define_folders()
     train.define_flags()
     define_flags()
     flags.adopt_module_key_flags(train)  # --help shows training's flags, which count with --fit

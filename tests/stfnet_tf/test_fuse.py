@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_prep import errors, rasters, records
-from stfnet_tf import checkpoints, fuse
+from stfnet_tf import checkpoints, fitting, fuse
 from tests.stfnet_tf import scenes
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,17 @@ def fit(folder: Path, out: Path) -> subprocess.CompletedProcess:
         *("--fit", f"--dataset={folder / 'made.toml'}", f"--output_dir={out}", "--preset=plus"),
         *("--patch_size=32", "--batch_size=2", "--steps=4", "--window=32"),
     )
+
+
+def test_help_tells_what_fusing_takes_and_the_defaults_of_a_fit():
+    told = run("--help").stdout
+    assert "--dataset: Description of the rasters, a .toml.\n" in told
+    assert "--model_dir: Folder of the training run to fuse with" in told
+    assert "records_dir" not in told
+    for name, value in fitting.defaults("plus", 10**6).items():
+        if name != "patch_size":
+            assert (f"--no{name}" if value is False else f"--{name}={value}") in fuse.__doc__
+    assert f"up to {fitting.LARGEST_TILE} pixels" in fuse.__doc__
 
 
 def test_fit_needs_no_truth_and_looks_at_none(tmp_path):
