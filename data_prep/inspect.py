@@ -105,7 +105,7 @@ def show(found: Mapping[str, Any]) -> None:
         out.print(_correlation_table(found))
         _say_registration(out, found)
     for split, some in found["triplets"].items():
-        out.print(f"{split}: {len(some)} triplets")
+        out.print(f"{split}: {len(some)} triplet{'s' * (len(some) != 1)}")
         for triplet in some[:6]:
             out.print("   " + " → ".join(triplet) + (" (one-sided)" if len(triplet) < 3 else ""))
         if some[6:]:
@@ -166,8 +166,8 @@ def _say_registration(out: "Console", found: Mapping[str, Any]) -> None:
     agree = "agree" if registered["consistent"] else "do NOT agree with each other"
     out.print(
         f"shift: coarse images match the fine ones when moved {registered['rows']:+.2f} rows "
-        f"(down) and {registered['cols']:+.2f} columns (right), median in fine pixels; the dates "
-        f"{agree}"
+        f"(+ is down) and {registered['cols']:+.2f} columns (+ is right), median in fine pixels; "
+        f"the dates {agree}"
     )
     if before is not None:
         done = (

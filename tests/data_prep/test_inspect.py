@@ -74,7 +74,7 @@ def test_json_tables_and_picture(described, tmp_path):
     assert [k.name for k in sheet.parent.iterdir()] == ["sheet.png"]
     done = run(f"--dataset={described}", "--coregister=off", "--workers=1")
     assert done.returncode == 0, done.stderr
-    for word in ("2001-10-17", "75.0%", "8.00 fine pixels", "train: 1 triplets", "zone 55N"):
+    for word in ("2001-10-17", "75.0%", "8.00 fine pixels", "train: 1 triplet\n", "zone 55N"):
         assert word in done.stdout
 
 
