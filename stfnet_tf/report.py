@@ -58,6 +58,9 @@ def main(argv: Sequence[str]) -> None:
         if not FLAGS[name].value:
             raise errors.InputError(f"--{name}: expected {wanted}, found nothing.")
     results, output = Path(FLAGS.results), Path(FLAGS.output)
+    if not output.suffix:
+        # The folder of figures would have its name.
+        raise errors.InputError(f"--output: expected a .md, found {output}.")
     found = sorted(results.glob(f"**/{RESULTS}"))
     if not found:
         raise errors.InputError(
@@ -68,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     chapters = [chapter(path, figures) for path in found]
     text = "\n".join([f"# {FLAGS.title}", "", *chapters])
     whole.write_text(output, text)
-    print(f"{output}: {len(found)} comparisons")
+    print(f"{output}: {len(found)} comparison{'s' * (len(found) != 1)}")
 
 
 def chapter(path: Path, figures: Path) -> str:

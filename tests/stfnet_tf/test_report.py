@@ -1,6 +1,8 @@
 """The report on accuracy, from results such as comparisons write them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +78,17 @@ def test_a_document_with_its_figures(results, tmp_path):
     assert copied.read_bytes() == b"a figure"
     with Image.open(copied.with_name("images_2001-07-11.jpg")) as sheet:
         assert sheet.size == (1000, 450)
+
+
+def test_a_document_has_another_name_than_the_folder_of_its_figures(results, tmp_path):
+    program = [sys.executable, "-m", "stfnet_tf.report", f"--results={results}"]
+    named = tmp_path / "docs" / "accuracy"
+    done = subprocess.run([*program, f"--output={named}"], capture_output=True, text=True)
+    assert done.returncode == errors.EXIT_BAD_INPUT
+    assert done.stderr == f"Error: --output: expected a .md, found {named}.\n"
+    assert not named.parent.exists()
+    done = subprocess.run([*program, f"--output={named}.md"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{named}.md: 1 comparison\n")
 
 
 def test_a_sheet_that_is_no_image_is_named(results, tmp_path):
