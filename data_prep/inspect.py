@@ -101,6 +101,8 @@ def show(found: Mapping[str, Any]) -> None:
     for note in found["assumed"]:
         out.print(f"assumed: {note}")
     out.print(_date_table(found))
+    if doubts := _doubts(found):
+        out.print(f"[bold]warning:[/bold] {doubts[0]}")
     if found["registration"]:
         out.print(_correlation_table(found))
         _say_registration(out, found)
@@ -151,6 +153,14 @@ def _correlation_table(found: Mapping[str, Any]) -> "Table":
                 seen["date"], *(" → ".join(_shown(value) for value in pair) for pair in pairs)
             )
     return shown
+
+
+def _doubts(found: Mapping[str, Any]) -> list[str]:
+    from data_prep import levels
+
+    both = [k for k in found["dates"] if k["fine"] and k["coarse"]]
+    told = (levels.doubt(k["date"], k["fine"]["mean"], k["coarse"]["mean"]) for k in both)
+    return [sentence for sentence in told if sentence]
 
 
 def _shown(correlation: float | None) -> str:

@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _fuse() -> None:
-    from data_prep import catalog, overlap, registration
+    from data_prep import catalog, levels, overlap, registration
 
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
@@ -190,6 +190,7 @@ def _fuse() -> None:
     for note in images.notes:
         print(note)
     chosen = choose(images, FLAGS.dates)
+    levels.check(images, dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
     from stfnet_tf import date_sheet, series  # TensorFlow loads here.
 
     source = model_source(output_dir)

@@ -118,6 +118,15 @@ def test_a_date_of_which_nothing_is_known_is_warned_of(tmp_path):
     assert "--patch_size: expected at most 70 pixels, the scene's longer side" in done.stderr
 
 
+def test_a_wrong_scale_is_warned_of_before_any_work(tmp_path):
+    scenes.make(tmp_path)
+    path = tmp_path / "made.toml"
+    path.write_text("0.01".join(path.read_text().rsplit("0.0001", 1)))
+    done = run(f"--dataset={path}", f"--output_dir={tmp_path / 'out'}", "--model_dir=nowhere")
+    assert done.returncode == 2
+    assert "2001-05-24: the mean reflectance of the fine image is 0.2" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
