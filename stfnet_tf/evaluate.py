@@ -124,9 +124,10 @@ def read_cases(
     for method in methods:
         if isinstance(method, stfnet.Stfnet):
             method.check_bands(images.dataset.bands)
-    for note in images.notes:
-        print(note)
-    return images, cases.read_all(images, cases.choose(images, FLAGS.split, FLAGS.dates), seed)
+    read = cases.read_all(images, cases.choose(images, FLAGS.split, FLAGS.dates), seed)
+    for note in images.notes:  # there are none before an image is looked at
+        print(f"Assumed: {note}")
+    return images, read
 
 
 def usable(method: "base.Method", case: "cases.Case") -> bool:

@@ -187,10 +187,10 @@ def _fuse() -> None:
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
     images = registration.registered(catalog.Catalog(described))
-    for note in images.notes:
-        print(note)
     chosen = choose(images, FLAGS.dates)
     levels.check(images, dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
+    for note in images.notes:  # there are none before an image is looked at
+        print(f"Assumed: {note}")
     from stfnet_tf import date_sheet, series  # TensorFlow loads here.
 
     source = model_source(output_dir)

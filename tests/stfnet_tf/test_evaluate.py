@@ -178,6 +178,19 @@ def test_help_tells_what_is_scored(program):
         assert f"  --{flag}:" in told
 
 
+def test_what_is_assumed_of_the_rasters_is_said(tmp_path):
+    scenes.make(tmp_path)
+    for date in scenes.DATES:
+        path = tmp_path / f"coarse_{date.replace('-', '')}.tif"
+        rasters.write(path, rasters.read(str(path)), rasters.Grid(70, 50), nodata=-9999)
+    done = run(
+        "compare", f"--dataset={tmp_path / 'made.toml'}", f"--output_dir={tmp_path / 'out'}",
+        "--methods=copy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Assumed: coarse images without CRS: taken to lie on the fine")
+
+
 def test_two_sided_methods_are_left_out_where_there_is_one_pair(made, tmp_path):
     folder = made[0]
     done = run(

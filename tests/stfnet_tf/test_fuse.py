@@ -118,6 +118,19 @@ def test_a_date_of_which_nothing_is_known_is_warned_of(tmp_path):
     assert "--patch_size: expected at most 70 pixels, the scene's longer side" in done.stderr
 
 
+def test_what_is_assumed_of_the_rasters_is_said(tmp_path):
+    scenes.make(tmp_path)
+    for date in scenes.DATES:
+        path = tmp_path / f"coarse_{date.replace('-', '')}.tif"
+        rasters.write(path, rasters.read(str(path)), rasters.Grid(70, 50), nodata=-9999)
+    flags = f"--dataset={tmp_path / 'made.toml'}", f"--output_dir={tmp_path / 'out'}"
+    done = run(*flags, "--model_dir=nowhere")
+    assert done.stdout == (
+        "Assumed: coarse images without CRS: taken to lie on the fine grid (same size).\n"
+    )
+    assert done.returncode == 2
+
+
 def test_a_wrong_scale_is_warned_of_before_any_work(tmp_path):
     scenes.make(tmp_path)
     path = tmp_path / "made.toml"
