@@ -526,6 +526,7 @@ def _stated(handle: gdal.Dataset) -> Info:
 
 
 _ALPHA = gdal.GCI_AlphaBand
+_COLOURS = {"red": gdal.GCI_RedBand, "green": gdal.GCI_GreenBand, "blue": gdal.GCI_BlueBand}
 # A mask of a band or of all of them; not one that GDAL makes of nodata or of an alpha band.
 _MASKED = (0, gdal.GMF_PER_DATASET, gdal.GMF_PER_DATASET | gdal.GMF_NODATA)
 # Formats whose pixels lie bare in a file that a text header beside it describes.
@@ -1165,6 +1166,11 @@ def _describe(
         for value, setter in ((scale, band.SetScale), (offset, band.SetOffset)):
             if value is not None:
                 setter(float(value[k] if isinstance(value, Sequence) else value))
+    # Viewers take the first three bands for red, green and blue otherwise. Other formats would keep
+    # it in a file beside theirs.
+    if band_names and set(_COLOURS) <= set(band_names) and handle.GetDriver().ShortName == "GTiff":
+        for name, colour in _COLOURS.items():
+            handle.GetRasterBand(band_names.index(name) + 1).SetColorInterpretation(colour)
 
 
 def write(

@@ -110,6 +110,24 @@ def test_envi_interleaves_are_read_by_their_header(tmp_path, interleave):
     assert (rasters.read(str(tmp_path / "x.int")) == image).all()
 
 
+@pytest.mark.parametrize(
+    ("driver", "names", "colours"),
+    [
+        ("COG", ("blue", "green", "red", "nir"), ["Blue", "Green", "Red", "Undefined"]),
+        ("GTiff", ("blue", "green", "red", "nir"), ["Blue", "Green", "Red", "Undefined"]),
+        ("COG", ("green", "red", "nir"), ["Gray", "Undefined", "Undefined"]),
+        ("ENVI", ("blue", "green", "red"), ["Undefined"] * 3),
+    ],
+)
+def test_viewers_are_told_which_bands_are_red_green_and_blue(tmp_path, driver, names, colours):
+    image = np.ones((20, 30, len(names)), np.int16)
+    path = tmp_path / "x"
+    rasters.write(path, image, tiny.grid(20, 30), driver=driver, band_names=names)
+    assert driver == "ENVI" or [k.name for k in tmp_path.iterdir()] == ["x"]
+    told = gdal.Info(str(path), format="json")["bands"]
+    assert [band["colorInterpretation"] for band in told] == colours
+
+
 def test_an_image_that_fails_half_way_leaves_nothing(tmp_path):
     path = tmp_path / "x.tif"
     with (
