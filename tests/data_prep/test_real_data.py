@@ -10,6 +10,7 @@ from osgeo import gdal
 from scipy import ndimage
 
 from data_prep import (
+    archive,
     catalog,
     dataset,
     errors,
@@ -211,6 +212,17 @@ def test_netcdf_array_is_read_once_its_scale_is_stated(stfnet_data, tmp_path):
 
 
 # --- Landsat Collection 2 ---
+
+
+def test_the_example_for_archives_finds_files_as_they_are_delivered(stfnet_data, tmp_path):
+    for folder in ("landsat_c2_l2", "modis_hdf"):
+        (tmp_path / folder).symlink_to(stfnet_data / folder)
+    described = dataset.load("configs/landsat_mod09ga.toml", tmp_path)
+    fine, coarse = (archive.find(described, side) for side in (described.fine, described.coarse))
+    assert {date.isoformat() for date in fine} == set(LANDSAT)
+    assert fine[DAY("2019-12-01")].bands[3].raster.endswith("_T1_SR_B5.TIF")
+    assert [date.isoformat() for date in coarse] == ["2008-10-22"]
+    assert GA in coarse[DAY("2008-10-22")].bands[0].raster
 
 
 @pytest.mark.parametrize("date", LANDSAT)
