@@ -112,6 +112,11 @@ def show(found: Mapping[str, Any]) -> None:
             out.print("   " + " → ".join(triplet) + (" (one-sided)" if len(triplet) < 3 else ""))
         if some[6:]:
             out.print(f"   … and {len(some) - 6} more")
+    if alone := _alone(found):
+        out.print(
+            f"coarse image alone: {len(alone)} date{'s' * (len(alone) != 1)} after a known pair; "
+            f"stfnet_tf.fuse --dates=all fuses them"
+        )
 
 
 def _date_table(found: Mapping[str, Any]) -> "Table":
@@ -153,6 +158,13 @@ def _correlation_table(found: Mapping[str, Any]) -> "Table":
                 seen["date"], *(" → ".join(_shown(value) for value in pair) for pair in pairs)
             )
     return shown
+
+
+def _alone(found: Mapping[str, Any]) -> list[str]:
+    """The dates of a coarse image without a fine one that follow a date with both."""
+    pairs = [k["date"] for k in found["dates"] if k["fine"] and k["coarse"]]
+    alone = [k["date"] for k in found["dates"] if not k["fine"]]
+    return [date for date in alone if pairs and date > pairs[0]]
 
 
 def _doubts(found: Mapping[str, Any]) -> list[str]:

@@ -368,7 +368,8 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
     if not named:
         if not test:
             raise errors.InputError(
-                f"--dates: expected dates to fuse, because {dataset.path} names no test dates."
+                f"--dates: expected dates to fuse, because {dataset.path} names no test dates; "
+                f"'all' fuses every date that has a coarse image alone."
             )
         return list(test.values())
     hidden = set(test)

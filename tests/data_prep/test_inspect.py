@@ -8,7 +8,17 @@ from concurrent.futures import process
 import numpy as np
 import pytest
 
-from data_prep import catalog, dataset, errors, executors, quicklook, rasters, registration, survey
+from data_prep import (
+    catalog,
+    dataset,
+    errors,
+    executors,
+    inspect,
+    quicklook,
+    rasters,
+    registration,
+    survey,
+)
 from tests.data_prep import tiny
 
 
@@ -76,6 +86,16 @@ def test_json_tables_and_picture(described, tmp_path):
     assert done.returncode == 0, done.stderr
     for word in ("2001-10-17", "75.0%", "8.00 fine pixels", "train: 1 triplet\n", "zone 55N"):
         assert word in done.stdout
+
+
+def test_dates_to_be_fused_are_counted(tmp_path, capsys):
+    path = tiny.make(tmp_path, dates=(*tiny.DATES, "2001-10-01"))
+    for date in (tiny.DATES[1], "2001-10-01"):
+        (tmp_path / f"F_{date}.tif").unlink()
+    path = tiny.describe(tmp_path, (tiny.DATES[0], tiny.DATES[2]))
+    with executors.make(workers=1) as here:
+        inspect.show(survey.look(catalog.Catalog(dataset.load(path)), here))
+    assert "coarse image alone: 1 date after a known pair" in capsys.readouterr().out
 
 
 def test_json_knows_no_nan(tmp_path):
