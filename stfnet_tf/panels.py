@@ -19,13 +19,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from data_prep import whole
 from stfnet_tf import scores
 
 DPI = 130
 INVALID_GREY = 0.5
+# Where the image itself is grey.
+INVALID_BLUE = (INVALID_GREY, 0.6, 0.9)
 # Percentiles of the known fine images that become black and white.
 STRETCH_PERCENTILES = (1.0, 99.0)
 # The error scale ends at this share of the stretch, rounded to 1, 2 or 5 times a power of ten.
@@ -86,10 +88,11 @@ class Stretch:
         )
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """The image in colour, [height, width, 3], 0–1; invalid pixels are grey."""
+        """The image in colour, [height, width, 3], 0–1; invalid pixels are grey, in grey blue."""
         low, high = np.array(self.low), np.array(self.high)
         colours = np.clip((np.nan_to_num(image[..., self.shown]) - low) / (high - low), 0, 1)
-        return np.where(valid[..., None], np.broadcast_to(colours, (*valid.shape, 3)), INVALID_GREY)
+        invalid = INVALID_BLUE if len(self.shown) == 1 else INVALID_GREY
+        return np.where(valid[..., None], np.broadcast_to(colours, (*valid.shape, 3)), invalid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +218,7 @@ def scatter(
     columns = min(3, len(result.bands))
     rows = math.ceil(len(result.bands) / columns)
     figure = _figure(3.7 * columns, 3.6 * rows + 0.4)
-    figure.suptitle(f"{result.method}, {result.date}", fontsize=11)
+    figure.suptitle(f"{result.method}, {result.date}: the brighter, the more pixels", fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False)
     for b, (ax, band) in enumerate(zip(axes.flat, result.bands, strict=False)):
         x, y = reference[..., b][valid], prediction[..., b][valid]
@@ -369,6 +372,8 @@ def _cost_bars(
     if not any(map(math.isfinite, known)):
         return
     ax.set_xscale(scale)
+    # Less than a decade would have labels on every tick between its powers, over each other.
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.barh(places, known, color="#9aa7b5")
     for place, value in zip(places, known, strict=True):
         if math.isfinite(value):

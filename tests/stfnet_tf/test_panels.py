@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, with which colours, and that a broken write leaves nothing."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_stretch_comes_from_valid_pixels_and_is_linear():
     colours = stretch(np.array([[[0.01], [0.5], [0.99], [np.nan]]]), np.array([[1, 1, 1, 0]], bool))
     np.testing.assert_allclose(colours[0, :, 0], [0, 0.5, 1, panels.INVALID_GREY])
     assert colours.shape == (1, 4, 3)
+    # What is not valid is no shade of the land.
+    assert np.ptp(colours[0], axis=-1).tolist() == pytest.approx([0, 0, 0, 0.4])
 
 
 def test_nothing_valid_still_draws():
@@ -110,6 +113,17 @@ def test_names_in_the_apa_diagram_lie_apart(tmp_path, monkeypatch):
     kept[0].draw_without_rendering()
     first, second = (text.get_window_extent() for text in kept[0].axes[0].texts)
     assert not first.overlaps(second)
+
+
+def test_labels_of_times_lie_apart(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(panels, "_save", lambda figure, path: kept.append(figure))
+    rows = [row.with_extras(seconds=0.003 + k * 0.007) for k, row in enumerate(report().scores)]
+    panels.comparison(tmp_path / "x.png", scores.Report("test", tuple(rows)), "2001-07-11")
+    kept[0].draw_without_rendering()
+    ticks = kept[0].axes[1].xaxis.get_ticklabels(which="both")
+    boxes = [tick.get_window_extent() for tick in ticks if tick.get_text()]
+    assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_a_sheet_shows_the_false_colours(tmp_path):
