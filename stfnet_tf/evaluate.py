@@ -317,9 +317,13 @@ def draw_sheet(
 
     inputs = case.inputs
     truth = panels.Panel(f"true F2, {case.triplet.t2}", case.truth, case.valid)
-    row = [panels.Panel(f"F1, {case.triplet.t1}", inputs.f1, inputs.valid_f1)]
+    row: list[panels.Panel | None] = [
+        panels.Panel(f"F1, {case.triplet.t1}", inputs.f1, inputs.valid_f1)
+    ]
     if inputs.f3 is not None and inputs.valid_f3 is not None:
         row.append(panels.Panel(f"F3, {case.triplet.t3}", inputs.f3, inputs.valid_f3))
+    else:
+        row.append(None)  # so that each prediction keeps its error beside it
     row.append(panels.Panel(f"C2, {case.triplet.t2}", inputs.c2, inputs.valid_c2))
     if len(made) > 1:
         row.append(truth)

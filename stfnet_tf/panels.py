@@ -117,7 +117,7 @@ def error_panel(title: str, prediction: Panel, truth: Panel) -> Panel:
 
 def sheet(
     path: str | os.PathLike[str],
-    panels: Sequence[Panel],
+    panels: Sequence[Panel | None],
     stretch: Stretch,
     *,
     title: str = "",
@@ -127,13 +127,15 @@ def sheet(
 
     Args:
         path: The PNG to write.
-        panels: Images in reading order.
+        panels: Images in reading order, the first one known; None leaves a place empty.
         stretch: How reflectance is shown; its `error_limit` ends the error scale.
         title: Line above all.
         columns: Images in a row.
     """
     rows = math.ceil(len(panels) / columns)
-    height, width = panels[0].valid.shape
+    first = panels[0]
+    assert first is not None
+    height, width = first.valid.shape
     cell_width = 3.6
     cell_height = cell_width * height / width
     figure = _figure(cell_width * columns + 1.0, (cell_height + 0.35) * rows + 0.6)
@@ -142,6 +144,9 @@ def sheet(
     figure.suptitle(f"{title}  ({colours})" if title else colours, fontsize=11)
     scale = None
     for ax, panel in zip(axes.flat, panels, strict=False):
+        if panel is None:
+            ax.set_visible(False)
+            continue
         ax.set_title(panel.title, fontsize=10)
         if panel.error:
             shown = np.ma.masked_array(panel.image[..., 0], ~panel.valid)
