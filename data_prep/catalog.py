@@ -470,7 +470,7 @@ class Catalog:
 
     def _empty(self, side: str, window: Window) -> Image:
         encoding = self.encoding(side)
-        fill = 0 if encoding.fill is None else encoding.fill
+        fill = 0 if encoding.fill is None else encoding.nodata
         bands = len(self.dataset.bands)
         return Image(
             np.full((*window.shape, bands), fill, encoding.dtype), np.zeros(window.shape, bool)

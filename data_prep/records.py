@@ -71,10 +71,19 @@ class Encoding:
 
     @property
     def nodata(self) -> float:
-        """What an output holds where nothing is known: `fill`, or a value the dtype can spare."""
-        if self.fill is not None:
+        """What an output holds where nothing is known: `fill`, or a value the dtype can spare.
+
+        Files state nodata that their type cannot hold, such as -9999 of unsigned numbers.
+        """
+        if self.fill is not None and self._holds(self.fill):
             return self.fill
         return {"int16": -32768, "uint8": 0, "uint16": 0, "float32": math.nan}[self.dtype]
+
+    def _holds(self, value: float) -> bool:
+        if self.dtype == "float32":
+            return True
+        limits = np.iinfo(self.dtype)
+        return limits.min <= value <= limits.max and value == math.floor(value)
 
     def reflectance(self, dn: np.ndarray) -> np.ndarray:
         """Digital numbers of any shape to float32 reflectance."""

@@ -46,7 +46,7 @@ _SMALL = 20_000_000
 # What a process needs beside its share of the cores.
 _WORKER_BYTES = 2 * 2**30
 # Counts up when what is written changes, so that older rasters are not taken for finished.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -133,6 +135,9 @@ def test_records_are_fused_as_their_images():
         ("int16", -9999, [-0.9999, 9.0, -9.0], [-9998, 32767, -32768]),
         ("uint8", 0, [0.0, 0.6, 2.0], [1, 153, 255]),
         ("uint16", None, [-0.1, 0.6, 9.0], [1, 153, 2295]),
+        ("uint16", -9999.0, [-0.1, 0.6, 9.0], [1, 153, 2295]),
+        ("uint8", 0.5, [0.0, 0.6, 2.0], [1, 153, 255]),
+        ("uint8", math.nan, [0.0, 0.6, 2.0], [1, 153, 255]),
     ],
 )
 def test_encoding_never_gives_nodata_to_a_known_pixel(dtype, fill, reflectance, expected):

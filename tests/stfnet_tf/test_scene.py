@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from data_prep import catalog, errors, rasters, triplets
+from data_prep import catalog, dataset, errors, rasters, triplets
 from stfnet_tf import export, fusion, scene
 from tests.stfnet_tf import scenes
 
@@ -195,3 +195,22 @@ def test_other_bands_are_refused(images, tmp_path):
     object.__setattr__(elsewhere.dataset, "bands", ("red", "swir1"))
     with pytest.raises(errors.InputError, match="found one for red, nir"):
         scene.Predictor.from_saved_model(version, elsewhere)
+
+
+def test_nodata_that_the_fine_images_type_cannot_hold_is_another(tmp_path):
+    images = scenes.make(tmp_path, without=("fine_20010711.tif",))
+    for path in tmp_path.glob("fine_*.tif"):
+        pixels = rasters.read(str(path))
+        unsigned = np.where(pixels < 0, 0, pixels).astype(np.uint16)
+        rasters.close_all()
+        rasters.write(path, unsigned, scenes.GRID, nodata=-9999, band_names=scenes.BANDS)
+    rasters.info.cache_clear()
+    text = scenes.TOML.replace("fill = -9999\n", "valid_range = [1, 30000]\n", 1)
+    (tmp_path / "made.toml").write_text(text)
+    images = catalog.Catalog(dataset.load(tmp_path / "made.toml", tmp_path))
+    fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
+    found, sides = rasters.read(str(fused.path)), rasters.read(str(fused.quality_path))[..., -1]
+    assert rasters.info(str(fused.path)).nodata == 0
+    assert (sides == 0).any()
+    np.testing.assert_array_equal(found[sides == 0], 0)
+    assert (found[sides > 0] > 0).all()
