@@ -85,6 +85,16 @@ class Encoding:
         limits = np.iinfo(self.dtype)
         return limits.min <= value <= limits.max and value == math.floor(value)
 
+    @property
+    def beside_nodata(self) -> float:
+        """What holds a value that happens to equal `nodata`, which would vanish.
+
+        For floats a few units in the last place off, because GDAL takes closer ones for equal.
+        """
+        if self.dtype == "float32":
+            return self.nodata * (1 - 1e-6) or float(np.finfo(np.float32).tiny)
+        return self.nodata + 1.0
+
     def reflectance(self, dn: np.ndarray) -> np.ndarray:
         """Digital numbers of any shape to float32 reflectance."""
         return dn.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
@@ -108,8 +118,7 @@ class Encoding:
             low = limits.min + (limits.min == nodata)
             high = limits.max - (limits.max == nodata)
             value = np.round(np.clip(value, low, high))
-            # What happens to equal the nodata value would vanish.
-            value = np.where(value == nodata, nodata + 1, value)
+        value = np.where(value == nodata, self.beside_nodata, value)
         return np.where(known[..., None], value, nodata).astype(self.dtype)
 
 

@@ -269,6 +269,5 @@ def encode(reflectance: tf.Tensor, known: tf.Tensor, encoding: records.Encoding)
         low += nodata == low
         high -= nodata == high
         value = tf.round(tf.clip_by_value(value, low, high))
-        # A prediction that happens to equal the nodata value would vanish.
-        value = tf.where(value == nodata, nodata + 1.0, value)
+    value = tf.where(value == nodata, encoding.beside_nodata, value)
     return tf.cast(tf.where(known, value, nodata), dtype)

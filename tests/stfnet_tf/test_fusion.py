@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import records
+from data_prep import rasters, records
 from stfnet_tf import fusion, model, presets
 
 BANDS = ("red", "nir")
@@ -153,6 +153,21 @@ def test_encoding_never_gives_nodata_to_a_known_pixel(dtype, fill, reflectance, 
     np.testing.assert_array_equal(in_numpy.ravel(), expected)
 
 
+@pytest.mark.parametrize("fill", [0.0, 1.0, -0.2, -9999.0])
+def test_a_float_that_equals_nodata_is_told_from_it_by_gdal(tmp_path, fill):
+    encoding = records.Encoding("float32", 1.0, 0.0, fill)
+    image = np.float32([[[fill], [fill], [0.5]]])
+    known = np.array([[True, False, True]])
+    written = fusion.encode(image[None], known[None, ..., None], encoding).numpy()[0]
+    np.testing.assert_allclose(written, image, rtol=2e-6, atol=1e-30)
+    rasters.write(tmp_path / "a.tif", written, rasters.Grid(3, 1), nodata=encoding.nodata)
+    from osgeo import gdal
+
+    opened = gdal.Open(str(tmp_path / "a.tif"))
+    found = opened.GetRasterBand(1).GetMaskBand().ReadAsArray()
+    np.testing.assert_array_equal(found > 0, known)
+
+
 @pytest.mark.parametrize(
     "encoding",
     [
@@ -161,6 +176,7 @@ def test_encoding_never_gives_nodata_to_a_known_pixel(dtype, fill, reflectance, 
         records.Encoding("uint16", 0.0000275, -0.2, 0),
         records.Encoding("uint8", 1 / 255, 0.0, 255),
         records.Encoding("float32", 1.0, 0.0, -9999.0),
+        records.Encoding("float32", 1.0, 0.0, 0.0),
         records.Encoding("float32", 0.5, 0.1),
     ],
 )
