@@ -354,8 +354,8 @@ def comparison(path: str | os.PathLike[str], report: scores.Report, date: str) -
     for b, band in enumerate(bands if len(bands) > 1 else ()):
         values = [s.per_band["rmse"][b] for s in rows]
         accuracy.plot(
-            values, places, marker=MARKERS[b], linestyle="none", markersize=6, label=band,
-            markeredgecolor="white", markeredgewidth=0.6, color=_band_colour(band, b),
+            values, places, marker=MARKERS[b % len(MARKERS)], linestyle="none", markersize=6,
+            markeredgecolor="white", markeredgewidth=0.6, color=_band_colour(band, b), label=band,
         )  # fmt: skip
     for place, s in zip(places, rows, strict=True):
         accuracy.text(0, place, f" {s.mean('rmse'):.5f}", va="center", fontsize=8, color="white")

@@ -126,6 +126,16 @@ def test_labels_of_times_lie_apart(tmp_path, monkeypatch):
     assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_bands_may_outnumber_the_markers(tmp_path):
+    bands = tuple(f"band {k}" for k in range(len(panels.MARKERS) + 2))
+    truth = np.random.default_rng(0).uniform(0.05, 0.4, (*VALID.shape, len(bands)))
+    result = scores.score(
+        truth, truth * 0.9, VALID, bands=bands, ratio=16, method="m", date="2001-07-11"
+    )
+    report = scores.Report("test", (result,))
+    assert panels.comparison(tmp_path / "comparison.png", report, "2001-07-11").is_file()
+
+
 def test_a_sheet_shows_the_false_colours(tmp_path):
     red_land = np.zeros((40, 40, 3))
     red_land[..., 2] = 1.0  # NIR is shown as red
