@@ -165,8 +165,9 @@ def _thin_plate(blocks: Blocks, image: np.ndarray) -> np.ndarray:
                 & (block_row >= top - PLATE_HALO) & (block_row < top + PLATE_TILE + PLATE_HALO)
                 & (block_col >= left - PLATE_HALO) & (block_col < left + PLATE_TILE + PLATE_HALO)
             )  # fmt: skip
+            places = np.stack([block_row[near], block_col[near]])
             # A plane needs three points that are not on one line.
-            if len(set(block_row[near])) < 2 or len(set(block_col[near])) < 2 or near.sum() < 4:
+            if near.sum() < 4 or np.linalg.matrix_rank(places - places[:, :1]) < 2:
                 continue
             here = (pixel_row // PLATE_TILE * PLATE_TILE == top) & (
                 pixel_col // PLATE_TILE * PLATE_TILE == left

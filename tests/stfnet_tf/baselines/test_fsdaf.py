@@ -56,6 +56,15 @@ def test_thin_plate_reproduces_a_plane():
     np.testing.assert_allclose(fsdaf._thin_plate(blocks, plane), plane, atol=1e-9)
 
 
+def test_blocks_on_one_line_carry_no_plate():
+    row, col = np.mgrid[:40, :40]
+    image = np.random.default_rng(0).uniform(0.1, 0.4, (40, 40, 1))
+    diagonal = row // 8 == col // 8
+    np.testing.assert_array_equal(
+        fsdaf._thin_plate(fsdaf.Blocks.of(diagonal, 8), image)[diagonal], image[diagonal]
+    )
+
+
 def test_homogeneity_by_hand():
     labels = np.zeros((5, 5), int)
     labels[:, 3:] = 1
