@@ -138,15 +138,20 @@ class _Samples:
         self._step = 1
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        self._parts.append((x[:: self._step], y[:: self._step]))
+        self._parts.append(_every(self._step, x, y))
         while sum(len(part) for part, _ in self._parts) > MOST_SAMPLES:
             self._step *= 2
-            self._parts = [(x[::2], y[::2]) for x, y in self._parts]
+            self._parts = [_every(2, x, y) for x, y in self._parts]
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """[n, K] and [n, B]."""
         x, y = zip(*self._parts, strict=True)
         return np.concatenate(x), np.concatenate(y)
+
+
+def _every(step: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every `step`-th sample; copies, because a part of an array keeps all of it in memory."""
+    return x[::step].copy(), y[::step].copy()
 
 
 def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -117,6 +119,21 @@ def test_samples_of_a_large_scene_are_thinned_alike(monkeypatch):
     x, y = samples.all()
     assert (x[:, :1] == y).all() and len(x) <= 1000
     assert [int((y == tile).sum()) for tile in range(7)] == [100] * 7
+
+
+def test_what_is_thinned_out_does_not_stay_in_memory():
+    x, y = np.zeros((3, 5000, 12), np.float32), np.zeros((3, 5000, 6), np.float32)
+    kept = []
+    tracemalloc.start()
+    for most in (2**20, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ridge_start, "MOST_SAMPLES", most)
+            samples = ridge_start._Samples()
+            for tile in zip(x, y, strict=True):
+                samples.add(*map(np.copy, tile))
+        kept.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert kept[1] < kept[0] / 10
 
 
 # Under a cloud in F1 the backward stream stands alone, with a stand-in for F1.
