@@ -580,13 +580,13 @@ class Catalog:
     ) -> tuple[np.ndarray, np.ndarray]:
         grid = self._own_grid(raster, side, leading)
         if grid is None:
-            return _read_usable(raster, bands, side, window)
+            return read_usable(raster, bands, window, side.fill, side.valid_range)
         # A band of another resolution than the image's leading one, or of another extent.
         target = leading.crop(window)
         needed = rasters.footprint(target, grid, side.resampling)
         if needed is None:
             return np.zeros((*window.shape, len(bands))), np.zeros(window.shape, bool)
-        pixels, good = _read_usable(raster, bands, side, needed)
+        pixels, good = read_usable(raster, bands, needed, side.fill, side.valid_range)
         moved, share = rasters.warp(pixels, grid.crop(needed), target, side.resampling, good)
         return moved, share >= _LEAST_SHARE
 
@@ -620,30 +620,46 @@ def _stated(raster: rasters.Files, side: Side) -> Grid:
     return grid
 
 
-def _read_usable(
-    raster: rasters.Files, bands: Sequence[int], side: Side, window: Window
+def read_usable(
+    raster: rasters.Files,
+    bands: Sequence[int],
+    window: Window,
+    fill: Sequence[float] = (),
+    valid_range: tuple[float, float] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bands of a raster, and where all of them are usable.
 
     That is neither fill nor nodata, each band's own, within the valid range, and not masked out by
     the file itself.
+
+    Args:
+        raster: The raster.
+        bands: 1-based band numbers.
+        window: A window inside the raster.
+        fill: Digital numbers that mean "no data" beside those that the raster states.
+        valid_range: Least and greatest usable digital number.
+        shape: (height, width) of a smaller picture of the window; its own where None.
+
+    Returns:
+        (H, W, B) in the file's type, and (H, W) bool.
     """
     stated = rasters.info(raster)
-    pixels = rasters.read(raster, bands, window)
+    pixels = rasters.read(raster, bands, window, shape)
     # Not a number is none to compare with, whatever a file says.
     nodata = [None if k is None or math.isnan(k) else k for k in stated.nodatas]
     own = [nodata[k - 1] for k in bands]
-    usable = np.ones(window.shape, bool)
+    usable = np.ones(pixels.shape[:2], bool)
     for value in dict.fromkeys(own):
         mine = [k for k, found in enumerate(own) if found == value]
         part = pixels if len(mine) == len(own) else pixels[..., mine]
-        fill = side.fill if value is None else (*side.fill, value)
-        usable &= quality.in_range(part, fill, side.valid_range)
+        unused = fill if value is None else (*fill, value)
+        usable &= quality.in_range(part, unused, valid_range)
     if stated.masked:
-        usable &= rasters.read_mask(raster, bands, window)
+        usable &= rasters.read_mask(raster, bands, window, shape)
     # GDAL calls bands "alpha", such as the fourth one of bytes, where nobody said what they are.
     if alphas := [k for k in stated.alphas if k not in bands]:
-        usable &= (rasters.read(raster, alphas, window) > 0).all(-1)
+        usable &= (rasters.read(raster, alphas, window, shape) > 0).all(-1)
     return pixels, usable
 
 

@@ -720,13 +720,16 @@ def read(
     return pixels.reshape(height, width, len(wanted))
 
 
-def read_mask(files: Files, bands: Sequence[int], window: Window) -> np.ndarray:
+def read_mask(
+    files: Files, bands: Sequence[int], window: Window, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """Reads which pixels of some bands count, where a file tells it by a mask.
 
     Args:
         files: A raster or neighbouring tiles whose `Info` says "masked".
         bands: 1-based band numbers.
         window: A window inside the raster.
+        shape: As for `read`.
 
     Returns:
         (H, W) bool.
@@ -735,8 +738,9 @@ def read_mask(files: Files, bands: Sequence[int], window: Window) -> np.ndarray:
         InputError: A file that ends too early.
     """
     handle = _open_files.get(files)
-    usable = np.ones(window.shape, bool)
-    place = window.col, window.row, window.width, window.height
+    height, width = shape or window.shape
+    usable = np.ones((height, width), bool)
+    place = window.col, window.row, window.width, window.height, width, height
     try:
         for number in bands:
             band = handle.GetRasterBand(number)

@@ -23,7 +23,8 @@ def read(path: str | Path, images: catalog.Catalog, step: int = 1) -> tuple[np.n
     """A fused image.
 
     Args:
-        path: The raster, with a band for each of the data set's, by name or in its order.
+        path: The raster, with a band for each of the data set's, by name or in its order, and
+            maybe an alpha band.
         images: The data set, whose fine grid the image is brought onto.
         step: Reads every n-th row and column alone, from overviews where there are any.
 
@@ -36,14 +37,17 @@ def read(path: str | Path, images: catalog.Catalog, step: int = 1) -> tuple[np.n
             cannot be told.
     """
     bands, stated = images.dataset.bands, rasters.info(str(path))
-    if stated.bands != len(bands):
+    numbers = list(range(1, stated.bands + 1))
+    if len(numbers) > len(bands):
+        numbers = [k for k in numbers if k not in stated.alphas]
+    if len(numbers) != len(bands):
         raise errors.InputError(
             f"{path}: expected {len(bands)} bands ({', '.join(bands)}) as in "
-            f"{images.dataset.path}, found {stated.bands}."
+            f"{images.dataset.path}, found {len(numbers)}."
         )
-    own = [name.lower() for name in stated.band_names]
+    own = [stated.band_names[k - 1].lower() for k in numbers]
     named = all(own.count(band.lower()) == 1 for band in bands)
-    places = [own.index(band.lower()) + 1 if named else k + 1 for k, band in enumerate(bands)]
+    places = [numbers[own.index(band.lower()) if named else k] for k, band in enumerate(bands)]
     pixels, valid = _on_grid(str(path), places, images, step)
     scale, offset = _coding(str(path), stated, pixels[valid], images.encoding("fine"))
     return np.where(valid[..., None], pixels * scale + offset, 0).astype(np.float32), valid
@@ -67,8 +71,7 @@ def _on_grid(
     grid = _placed(path, stated.grid, target, images)
     if grid.shape == target.shape and grid.offset_in(target) == (0, 0):
         height, width = (-(-n // step) for n in target.shape)
-        pixels = rasters.read(path, bands, shape=(height, width))
-        return pixels, _holds(pixels, stated.nodata)
+        return catalog.read_usable(path, bands, grid.window, shape=(height, width))
     resampling = "nearest" if _coincide(grid, target) else "bilinear"
     if resampling != "nearest":
         logging.warning(
@@ -81,10 +84,8 @@ def _on_grid(
             f"{path}: expected a raster that overlaps the fine grid of {images.dataset.path} "
             f"({target.describe()}), found no common area with {stated.grid.describe()}."
         )
-    pixels = rasters.read(path, bands, window)
-    pixels, share = rasters.warp(
-        pixels, grid.crop(window), target, resampling, _holds(pixels, stated.nodata)
-    )
+    pixels, usable = catalog.read_usable(path, bands, window)
+    pixels, share = rasters.warp(pixels, grid.crop(window), target, resampling, usable)
     return pixels[::step, ::step], share[::step, ::step] >= 0.5
 
 
@@ -114,13 +115,6 @@ def _coincide(grid: rasters.Grid, target: rasters.Grid) -> bool:
     sides = np.linalg.norm(there[1:] - there[0], axis=1)
     whole = np.allclose(there, np.rint(there), rtol=0, atol=_TOLERANCE)
     return whole and np.allclose(sides, target.shape, rtol=0, atol=_TOLERANCE)
-
-
-def _holds(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
-    valid = np.isfinite(pixels).all(axis=-1)
-    if nodata is not None and np.isfinite(nodata):
-        valid &= (pixels != nodata).all(axis=-1)
-    return valid
 
 
 def _coding(

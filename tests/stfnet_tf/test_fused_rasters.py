@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from absl import logging
+from osgeo import gdal
 
 from data_prep import catalog, dataset, errors, rasters
 from stfnet_tf import fused_rasters
@@ -88,6 +89,43 @@ def test_what_holds_nothing_is_not_valid(read):
     assert not valid[3, 4] and valid.sum() == valid.size - 1
     floating = np.where(holed == -1, np.nan, holed * 1e-4).astype(np.float32)
     assert not read(floating, scale=None)[1][3, 4]
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_what_a_mask_hides_is_not_valid(tmp_path, images, kind):
+    path = tmp_path / "2001-10-17.tif"
+    pixels = np.dstack([IMAGE, np.ones(GRID.shape, np.int16)])
+    rasters.write(path, pixels if kind == "alpha" else IMAGE, GRID, scale=1e-4)
+    shown = np.full(GRID.shape, 255, np.uint8)
+    shown[7:30, 20:50] = 0
+    opened = gdal.OpenEx(str(path), gdal.OF_UPDATE)
+    if kind == "mask":
+        opened.CreateMaskBand(gdal.GMF_PER_DATASET)
+        opened.GetRasterBand(1).GetMaskBand().WriteArray(shown)
+    else:
+        opened.GetRasterBand(3).SetColorInterpretation(gdal.GCI_AlphaBand)
+        opened.GetRasterBand(3).WriteArray(shown)
+    del opened
+    rasters.close_all()
+    rasters.info.cache_clear()
+    found, valid = fused_rasters.read(path, images)
+    np.testing.assert_array_equal(valid, shown > 0)
+    np.testing.assert_allclose(found[valid], IMAGE[valid] * 1e-4, rtol=1e-6)
+    _, small = fused_rasters.read(path, images, step=2)
+    np.testing.assert_allclose(small.mean(), valid.mean(), atol=0.01)
+
+
+def test_each_band_has_its_own_nodata(tmp_path, images):
+    holed = IMAGE.copy()
+    holed[3, 4], holed[5, 6] = (-1, 7), (7, -2)
+    for name, nodata, band in (("a", -1, 0), ("b", -2, 1)):
+        rasters.write(tmp_path / f"{name}.tif", holed[..., band : band + 1], GRID, nodata=nodata)
+    path = tmp_path / "2001-10-17.vrt"
+    both = [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
+    gdal.BuildVRT(str(path), both, separate=True)
+    rasters.info.cache_clear()
+    _, valid = fused_rasters.read(path, images)
+    assert not valid[3, 4] and not valid[5, 6] and valid.sum() == valid.size - 2
 
 
 @pytest.mark.parametrize(
