@@ -334,11 +334,12 @@ def _fuse(task: _Task) -> list[scene.Fused | _Failed]:
         if len(task.dates) == 1:
             return [_Failed(task.dates[0].triplet.t2, str(error))]
         logging.warning("Each date by itself, because of them together: %s", error)
-    # Some may have been finished before the failure: what is there now is this program's own.
-    alone = [
-        dataclasses.replace(date, found=_found(task.output_dir, date.triplet, task.images))
-        for date in task.dates
-    ]
+    alone = []
+    for date in task.dates:
+        found = _found(task.output_dir, date.triplet, task.images)
+        # Some may have been finished before the failure; another program's are still not expected.
+        own = set(found) <= {*date.found, date.fingerprint}
+        alone.append(dataclasses.replace(date, found=found) if own else date)
     return [made for date in alone for made in _fuse(dataclasses.replace(task, dates=(date,)))]
 
 

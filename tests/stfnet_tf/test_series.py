@@ -156,6 +156,19 @@ def test_one_program_at_a_time(images, source, tmp_path):
     assert rasters.read(str(out / "2001-06-25.tif")).shape == (2, 2, 1)
 
 
+def test_what_another_program_writes_meanwhile_is_not_replaced(images, source, tmp_path):
+    out = tmp_path / "out"
+    plan = series.Plan.of(images, source, dates(images), out)
+    other = series.Source(scenes.run(tmp_path / "other", images, switch=0.1))
+    theirs = [t for t in dates(images) if str(t.t2) == "2001-06-25"]
+    list(series.Plan.of(again(images), other, theirs, out).run(32))
+    before = contents(out)
+    with pytest.raises(errors.InputError, match=r"2001-06-25.* written by another meanwhile"):
+        list(plan.run(32))
+    after = contents(out)
+    assert len(after) == 8 and before.items() <= after.items()
+
+
 def test_no_model_is_one_sentence(images, tmp_path):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(errors.InputError, match=r"best\.weights\.h5: expected what training"):
