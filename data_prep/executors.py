@@ -115,13 +115,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def submitted(
+    executor: Executor, function: Callable, tasks: Iterable[tuple], lost: str
+) -> list[Future]:
+    """Futures of a function for each of some tasks, its arguments.
+
+    Raises:
+        InputError: With `lost`, for a worker that was killed while others were still given work.
+    """
+    try:
+        return [executor.submit(function, *task) for task in tasks]
+    except concurrent.futures.BrokenExecutor:
+        raise errors.InputError(lost) from None
+
+
 def results(pending: Sequence[Future], description: str, lost: str) -> Iterator[Any]:
     """What futures return, each as soon as it is there, with a bar on a terminal.
 
     The first failure cancels what has not begun.
 
     Args:
-        pending: Futures of an executor of `make`.
+        pending: What `submitted` returned.
         description: What is being done.
         lost: The sentence for a worker that was killed.
 
@@ -149,10 +163,7 @@ def in_order(
     Raises:
         InputError: With `lost`, as `results` does; or what the function raises.
     """
-    try:
-        pending = [executor.submit(function, *task) for task in tasks]
-    except concurrent.futures.BrokenExecutor:
-        raise errors.InputError(lost) from None
+    pending = submitted(executor, function, tasks, lost)
     for _ in results(pending, description, lost):
         pass
     return [future.result() for future in pending]

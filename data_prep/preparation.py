@@ -152,11 +152,12 @@ def _write(
     )
     cache = max(min(_CACHE_BYTES // workers, 192 * 2**20), 64 * 2**20)
     place = str(folder.resolve())
-    pending = [pool.submit(shards.write, job, images, place, cache) for job in missing]
     lost = (
         f"{folder}: expected every process to finish its shards, found one killed (out of "
         f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
     )
+    tasks = [(job, images, place, cache) for job in missing]
+    pending = executors.submitted(pool, shards.write, tasks, lost)
     for report in executors.results(pending, "writing shards", lost):
         reports[report.shard.file] = report
     info = _info(images, formed, [reports[job.file] for job in jobs], run)

@@ -268,7 +268,7 @@ class Plan:
             f"--workers={max(workers // 2, 1)} needs less."
         )
         with executors.make(place.kind, workers, place.scheduler) as pool:
-            pending = [pool.submit(_fuse, task) for task in tasks]
+            pending = executors.submitted(pool, _fuse, [(task,) for task in tasks], lost)
             yield from executors.results(pending, "Fusing", lost)
 
     def _check_memory(self, window: int) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import catalog, errors, locks, named_rasters, rasters, triplets
+from data_prep import catalog, errors, executors, locks, named_rasters, rasters, triplets
 from stfnet_tf import date_sheet, export, fit_options, fuse, fusion, scene, series
 from tests.stfnet_tf import scenes
 
@@ -167,6 +168,22 @@ def test_what_another_program_writes_meanwhile_is_not_replaced(images, source, t
         list(plan.run(32))
     after = contents(out)
     assert len(after) == 8 and before.items() <= after.items()
+
+
+def test_a_pool_that_broke_before_it_had_all_the_dates_is_one_sentence(
+    images, source, tmp_path, monkeypatch
+):
+    make = executors.make
+
+    @contextlib.contextmanager
+    def broken(*arguments):
+        with make(*arguments) as pool:
+            pool.submit(os._exit, 1).exception()
+            yield pool
+
+    monkeypatch.setattr(executors, "make", broken)
+    with pytest.raises(errors.InputError, match=r"found one killed .* --workers=1 needs less"):
+        fused(images, source, tmp_path / "out", series.Place(workers=2))
 
 
 def test_no_model_is_one_sentence(images, tmp_path):
