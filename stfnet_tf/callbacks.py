@@ -479,18 +479,21 @@ class Progress(Callback):
             left = _duration((now - since) / (step - began) * (self._total - step))
         logging.info("step %d of %d  %s  %s left", step, self._total, text, left)
 
-    def on_train_end(self, logs=None):
-        """Leaves the terminal as it was."""
-        self.stop()
+    def __enter__(self) -> "Progress":
+        return self
 
-    def stop(self) -> None:
-        """Removes the bar."""
+    def __exit__(self, *_: Any) -> None:
+        """Leaves the terminal as it was; of a failure Keras tells no callback."""
+        self.on_train_end()
+
+    def on_train_end(self, logs=None):
+        """Ends the bar."""
         if self._bar:
             self._bar.stop()
 
 
 def _bar(total: int) -> Any:
-    from rich import progress
+    from rich import console, progress
 
     bar = progress.Progress(
         progress.TextColumn("training"),
@@ -498,6 +501,7 @@ def _bar(total: int) -> Any:
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[scores]}"),
+        console=console.Console(stderr=True),
     )
     bar.add_task("training", total=total, scores="")
     return bar

@@ -307,14 +307,15 @@ class Trainer:
             report=board.report if board else None,
         )
         end.set_model(self.model)
+        progress = callbacks.Progress(self.state, self.plan.total_steps, terminal)
         listeners = [
             callbacks.WeightSchedules(self.weights, self.state),
-            *(self._observers(terminal) if self.chief else ()),
+            *((self._scalars(), progress) if self.chief else ()),
             callbacks.Divergence(self.state, self.config.summary_steps),
             end,
             saving,
         ]
-        with saving:
+        with saving, progress:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
@@ -451,20 +452,16 @@ class Trainer:
         saving.set_model(self.model)
         return saving
 
-    def _observers(self, terminal: bool) -> list[keras.callbacks.Callback]:
-        """What only watches."""
-        return [
-            callbacks.Scalars(
-                self.model_dir / "tensorboard",
-                self.state,
-                self.schedule,
-                self.weights.weights,
-                self.config.batch_size,
-                self.config.summary_steps,
-                self.config.profiled_steps,
-            ),
-            callbacks.Progress(self.state, self.plan.total_steps, terminal),
-        ]
+    def _scalars(self) -> callbacks.Scalars:
+        return callbacks.Scalars(
+            self.model_dir / "tensorboard",
+            self.state,
+            self.schedule,
+            self.weights.weights,
+            self.config.batch_size,
+            self.config.summary_steps,
+            self.config.profiled_steps,
+        )
 
     def _board(self, new: bool) -> callbacks.Board:
         shown = input_pipeline.examples(self.validation or self.shards, self.config.panels)

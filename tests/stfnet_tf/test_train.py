@@ -30,14 +30,14 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder, model_dir, supervision="triplet", **options):
+def run(folder, model_dir, supervision="triplet", terminal=False, **options):
     from stfnet_tf import trainer
 
     info = records.DatasetInfo.load(folder)
     changes = {k: options.pop(k) for k in MODEL_OPTIONS & options.keys()}
     model = train_config.model_config(info, "paper", supervision=supervision, **SMALL | changes)
     config = train_config.TrainConfig(**{**OPTIONS, "epochs": 2, **options})
-    return trainer.run(config, model, folder, model_dir)
+    return trainer.run(config, model, folder, model_dir, terminal=terminal)
 
 
 def best_weights(model_dir):
@@ -159,6 +159,18 @@ def test_a_run_that_diverges_says_so_and_saves_nothing(folder, tmp_path, summary
     with pytest.raises(errors.InputError, match=message):
         run(folder, tmp_path, learning_rate=1e20, summary_steps=summary_steps)
     assert not list(tmp_path.glob("last/step-*")) and not (tmp_path / "best.weights.h5").exists()
+
+
+def test_a_run_that_fails_leaves_the_terminal_as_it_was(folder, tmp_path, monkeypatch):
+    from stfnet_tf import callbacks
+
+    made, bars = callbacks._bar, []
+    monkeypatch.setattr(callbacks, "_bar", lambda total: bars.append(made(total)) or bars[-1])
+    with pytest.raises(errors.InputError, match="expected training to stay within finite"):
+        run(folder, tmp_path, terminal=True, learning_rate=1e20, summary_steps=1)
+    (bar,) = bars
+    assert bar.tasks[0].completed == 1 and not bar.live.is_started
+    assert bar.console.stderr
 
 
 def test_what_was_saved_before_a_run_diverges_is_gone_on_from(
