@@ -234,7 +234,8 @@ class Catalog:
         side = min(*self.grid.shape, 1024)
         window = Window((self.grid.height - side) // 2, (self.grid.width - side) // 2, side, side)
         fine, coarse = (_roughness(self.read(k, dates[0], window)) for k in ("fine", "coarse"))
-        if coarse > 1.5 * fine:
+        # 0 where there are too few valid pixels, or all are alike: that tells nothing.
+        if coarse > 1.5 * fine > 0:
             raise errors.InputError(
                 f"{self.file('coarse', dates[0])}: expected a smoother image than "
                 f"{self.file('fine', dates[0])}, found {coarse / fine:.1f} times as much change "

@@ -703,6 +703,18 @@ def test_swapped_by_pixel_size_and_by_detail(tmp_path):
         opened(path)
 
 
+def test_an_empty_fine_image_tells_nothing_of_detail(tmp_path):
+    path = tiny.make(tmp_path)
+    for date in tiny.DATES:
+        fine = np.full((96, 80, 2), -9999, np.int16)
+        if date != tiny.DATES[0]:
+            fine = tiny.land(96, 80)
+        rewrite(tmp_path, f"F_{date}.tif", fine, tiny.grid(96, 80), nodata=-9999)
+        rewrite(tmp_path, f"C_{date}.tif", tiny.land(96, 80), tiny.grid(96, 80))
+    path.write_text(path.read_text().replace("[coarse]", "[coarse]\nratio = 8"))
+    assert not opened(path).read("fine", DAY[0]).valid.any()
+
+
 def test_another_type_than_the_other_dates(tmp_path):
     path = tiny.make(tmp_path)
     image = tiny.land(96, 80).astype(np.float32)
