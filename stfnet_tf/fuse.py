@@ -28,9 +28,9 @@ Writes <date>.tif, a Cloud-Optimized GeoTIFF in the digital numbers and on the g
 images, and <date>_quality.tif: for each band the absolute error to be expected, and for each pixel
 whether both sides (3), the earlier (1), the later (2) or none (0) gave it. What to expect is
 learned where errors are known (--expected_error=calibrated, as in the preset plus); with the preset
-paper, or no later pair, it is how far the two sides disagree, and true errors are larger. Where the
-true image of a date is known, its RMSE is printed. --plot draws all dates of the run into
-dates.png.
+paper it is how far the two sides disagree, and true errors are larger; of a model that was fitted
+without a later pair it is not known. Where the true image of a date is known, its RMSE is printed.
+--plot draws all dates of the run into dates.png.
 
 Several dates are fused in several processes (--workers), or on a Dask cluster (--executor=dask
 --dask_scheduler=tcp://host:8786); the files are the same. The same command again fuses what is
