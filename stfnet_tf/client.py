@@ -324,7 +324,7 @@ def main(argv: Sequence[str]) -> None:
     for name, what in wanted.items():
         if not FLAGS[name].value:
             raise errors.InputError(f"--{name}: expected {what}, found nothing.")
-    from data_prep import catalog, dataset, locks, registration
+    from data_prep import catalog, dataset, registration
     from stfnet_tf import fuse, scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
@@ -336,7 +336,7 @@ def main(argv: Sequence[str]) -> None:
     with connect(FLAGS.server, model, patience, FLAGS.model_version) as server:
         served = predictor(server, Path(FLAGS.card), images)
         for triplet in chosen:
-            with locks.hold(scene.paths(Path(FLAGS.output_dir), triplet)[0]):
+            with scene.alone(Path(FLAGS.output_dir), triplet):
                 fused = scene.fuse(served, images, triplet, FLAGS.output_dir, FLAGS.window)
             print(fuse.summary(fused, described.bands), flush=True)
 

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import stfnet_tf
-from data_prep import catalog, errors, progress, rasters, records, tiles, triplets
+from data_prep import catalog, errors, locks, progress, rasters, records, tiles, triplets
 from stfnet_tf import checkpoints, fusion, model_card, presets, psf
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
@@ -457,6 +457,20 @@ def paths(output_dir: Path, triplet: triplets.Triplet) -> tuple[Path, Path]:
     """The two rasters of a date: the image, and its expected errors and sides."""
     path = output_dir / f"{triplet.t2}.tif"
     return path, path.with_name(f"{triplet.t2}_quality.tif")
+
+
+@contextlib.contextmanager
+def alone(output_dir: Path, triplet: triplets.Triplet) -> Iterator[None]:
+    """The right to write a date's rasters; what a killed program has left of them is removed.
+
+    Raises:
+        InputError: Another program holds it.
+    """
+    image, quality = paths(output_dir, triplet)
+    with locks.hold(image):
+        rasters.sweep(image)
+        rasters.sweep(quality)
+        yield
 
 
 class _Truth:

@@ -351,15 +351,12 @@ def _fuse_together(task: _Task) -> list[scene.Fused]:
     """
     with contextlib.ExitStack() as held:
         for date in task.dates:
-            image, quality = scene.paths(task.output_dir, date.triplet)
-            held.enter_context(locks.hold(image))
+            held.enter_context(scene.alone(task.output_dir, date.triplet))
             if _found(task.output_dir, date.triplet, task.images) != date.found:
                 raise errors.InputError(
-                    f"{image}: expected what was there when this program started, found it "
-                    f"written by another meanwhile."
+                    f"{scene.paths(task.output_dir, date.triplet)[0]}: expected what was there "
+                    f"when this program started, found it written by another meanwhile."
                 )
-            rasters.sweep(image)
-            rasters.sweep(quality)
         return scene.fuse_dates(
             _predictor(task),
             task.images,

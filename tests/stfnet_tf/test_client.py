@@ -1,4 +1,7 @@
 import datetime
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from tests.stfnet_tf import serving
 
+ROOT = Path(__file__).parents[2]
 TRIPLET = triplets.Triplet(*map(datetime.date.fromisoformat, scenes.DATES))
 HASTY = client.Patience(timeout=20.0, tries=3, pause=0.05, longest_pause=0.2)
 
@@ -63,6 +67,22 @@ def test_a_served_raster_is_the_local_one(made, version, images, tmp_path, proto
         np.testing.assert_array_equal(
             rasters.read(str(getattr(served, name))), rasters.read(str(getattr(local, name)))
         )
+
+
+def test_the_program_removes_what_a_killed_one_has_left(server, version, images, tmp_path):
+    for name in ("2001-07-11.tif", "2001-07-11_quality.tif"):
+        left = tmp_path / f".writing-{name}-abcdefgh"
+        left.mkdir()
+        (left / name).write_bytes(b"half of it")
+    flags = {
+        **{"server": server.grpc, "model_name": "made", "output_dir": tmp_path},
+        **{"card": version / "assets" / model_card.FILE, "dataset": images.dataset.path},
+    }
+    command = [sys.executable, "-m", "stfnet_tf.client", *(f"--{k}={v}" for k, v in flags.items())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = sorted(k.name for k in tmp_path.iterdir())
+    assert found == ["2001-07-11.tif", "2001-07-11_quality.tif"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
