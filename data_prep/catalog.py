@@ -271,7 +271,8 @@ class Catalog:
                 f"{stated.dtype}."
             )
         # No pixel is what its type cannot hold, and none must be written so.
-        fills = (k for k in (*side.fill, stated.nodata) if k is not None and _holds(dtype, k))
+        stated_fills = (k for k in (*side.fill, stated.nodata) if k is not None)
+        fills = (k for k in stated_fills if records.holds(dtype, k))
         return records.Encoding(
             dtype, scale, offset or 0.0, next(fills, None), *(side.valid_range or (None, None))
         )
@@ -686,15 +687,6 @@ def _roughness(image: Image) -> float:
 def _alike(first: float, second: float) -> bool:
     """Whether two files state one scale or offset, of which one may keep it in single precision."""
     return math.isclose(first, second, rel_tol=1e-6)
-
-
-def _holds(dtype: str, value: float) -> bool:
-    """Whether a pixel of that type can have that value, in its precision."""
-    if np.issubdtype(dtype, np.floating):
-        with np.errstate(over="ignore"):
-            return math.isinf(value) or not np.isinf(np.dtype(dtype).type(value))
-    limits = np.iinfo(dtype)
-    return limits.min <= value <= limits.max and value == int(value)
 
 
 def _factor(scale: float) -> float:

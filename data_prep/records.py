@@ -43,6 +43,15 @@ def side_of(image: str) -> str:
     return "fine" if image.startswith("f") else "coarse"
 
 
+def holds(dtype: str, value: float) -> bool:
+    """Whether a pixel of that type can have that value, in its precision."""
+    if np.issubdtype(dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return math.isinf(value) or not np.isinf(np.dtype(dtype).type(value))
+    limits = np.iinfo(dtype)
+    return limits.min <= value <= limits.max and value == math.floor(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoding:
     """How one side's digital numbers state reflectance.
@@ -75,15 +84,9 @@ class Encoding:
 
         Files state nodata that their type cannot hold, such as -9999 of unsigned numbers.
         """
-        if self.fill is not None and self._holds(self.fill):
+        if self.fill is not None and holds(self.dtype, self.fill):
             return self.fill
         return {"int16": -32768, "uint8": 0, "uint16": 0, "float32": math.nan}[self.dtype]
-
-    def _holds(self, value: float) -> bool:
-        if self.dtype == "float32":
-            return True
-        limits = np.iinfo(self.dtype)
-        return limits.min <= value <= limits.max and value == math.floor(value)
 
     @property
     def beside_nodata(self) -> float:
