@@ -90,6 +90,43 @@ def test_lbp_by_hand():
         assert scores.lbp(stored, stored * 0, np.ones((3, 3), bool)) == 0
 
 
+CLOCKWISE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+
+
+def test_edge_and_lbp_agree_with_loops_over_pixels():
+    x, y = (np.round(image(seed, bands=1)[..., 0], 2) for seed in (8, 9))
+    valid = np.random.default_rng(10).random(x.shape) < 0.95
+    edges, codes = [], []
+    for row in range(1, x.shape[0] - 1):
+        for col in range(1, x.shape[1] - 1):
+            if valid[row : row + 2, col : col + 2].all():
+                edges.append(
+                    [
+                        abs(d[row, col] - d[row + 1, col + 1])
+                        + abs(d[row + 1, col] - d[row, col + 1])
+                        for d in (x, y)
+                    ]
+                )
+            if valid[row - 1 : row + 2, col - 1 : col + 2].all():
+                codes.append(
+                    [
+                        sum(
+                            2 ** (7 - bit) * (d[row + i, col + j] - d[row, col] > 0.0051)
+                            for bit, (i, j) in enumerate(CLOCKWISE)
+                        )
+                        for d in (x, y)
+                    ]
+                )
+    a, b = np.array(edges).T
+    strong = a >= np.quantile(a, 0.9)
+    expected_edge = np.mean(((b - a) / (b + a + 1e-5))[strong])
+    a, b = np.array(codes).T / 255
+    expected_lbp = np.mean((b - a) / (b + a + 1e-5))
+    x, y = np.where(valid, x, np.nan), np.where(valid, y, np.nan)
+    assert scores.edge(x, y, valid) == pytest.approx(expected_edge, abs=1e-12)
+    assert scores.lbp(x, y, valid) == pytest.approx(expected_lbp, abs=1e-12)
+
+
 def test_smoothing_is_negative_and_noise_positive():
     from scipy import ndimage
 
@@ -149,8 +186,32 @@ def test_nothing_to_score_is_nan_and_null():
     assert s.pixels == 0
     assert all(math.isnan(s.mean(m)) for m in (*scores.BAND_MEASURES, *scores.IMAGE_MEASURES))
     assert s.as_dict()["rmse"]["a"] is None
-    constant = np.full((12, 12), 0.3)
-    assert math.isnan(scores.cc(constant, constant, np.ones((12, 12), bool)))
+    everywhere = np.ones(x.shape[:2], bool)
+    # The mean of so many is rounded, so that NumPy's variance is not quite 0.
+    constant = np.full(x.shape[:2], 0.7)
+    for pair in ((constant, constant), (constant, x[..., 0]), (x[..., 0], constant)):
+        assert math.isnan(scores.cc(*pair, everywhere))
+    # A band that is 0 on average has no relative error.
+    assert math.isnan(scores.ergas(x * [1, 1, 0], x, everywhere, ratio=16))
+    # One band has a length and no direction.
+    alone = scores.score(
+        x[..., :1], x[..., 1:2], everywhere, bands=("a",), ratio=16, method="m", date="d"
+    )
+    assert math.isnan(alone.mean("sam_deg")) and alone.mean("ergas") > 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_left_out(value):
+    x, y = image(11), image(12)
+    valid = np.ones(x.shape[:2], bool)
+    left = valid.copy()
+    left[3, 4] = left[5, 6] = False
+    x[3, 4, 1] = y[5, 6, 0] = value
+    bands = ("a", "b", "c")
+    found = scores.score(x, y, valid, bands=bands, ratio=16, method="m", date="d")
+    assert found.pixels == left.sum() == valid.sum() - 2
+    expected = math.sqrt(np.mean((x[left] - y[left])[:, 1] ** 2))
+    assert found.per_band["rmse"][1] == pytest.approx(expected)
 
 
 def test_consistency_by_hand():
@@ -202,6 +263,11 @@ def test_calibration_by_hand():
     assert c.actual == (pytest.approx(0.03), pytest.approx(0.11))
     constant = scores.calibrate(np.ones((2, 4)), error, np.ones((2, 4), bool), "nir")
     assert math.isnan(constant.spearman)
+    # What is not known on either side takes no part: 0 is left out here, and 7.
+    predicted[0, 0], error[1, 3] = np.nan, np.inf
+    c = scores.calibrate(predicted, error, np.ones((2, 4), bool), "nir", bins=2)
+    assert c.pixels == (3, 3)
+    assert c.actual == (pytest.approx(0.04), pytest.approx(0.1))
 
 
 @pytest.fixture
@@ -235,6 +301,41 @@ def test_json_csv_and_table_say_the_same(report, tmp_path):
     assert sorted(p.name for p in json_path.parent.iterdir()) == ["metrics.csv", "metrics.json"]
 
 
-def test_best_is_by_the_measure_and_not_by_size(report):
-    best = scores._best_rows(report.scores, ("rmse", "psnr", "bias"))
-    assert best == {"rmse": {0}, "psnr": {0}, "bias": {0}}
+def test_what_is_not_finite_is_empty_and_null(tmp_path):
+    x = image(13)
+    valid = np.ones(x.shape[:2], bool)
+    equal = scores.score(x, x, valid, bands=("a", "b", "c"), ratio=16, method="m", date="d")
+    json_path, csv_path = scores.Report("test", (equal,)).save(tmp_path)
+    assert json.loads(json_path.read_text())["scores"][0]["psnr"]["mean"] is None
+    rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))
+    assert [row["psnr"] for row in rows] == [""] * 4 and rows[0]["rmse"] == "0.0"
+
+
+SMALL_IS_GOOD = ("rmse", "aad", "sam_deg", "ergas", "consistency", "seconds", "fit_seconds")
+LARGE_IS_GOOD = ("cc", "psnr", "ssim", "uiqi", "coverage")
+
+
+def one(measure, value, date="d"):
+    """Scores that hold one measure alone."""
+    return scores.Scores("m", date, ("a",), 1, {}, {measure: value})
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "best"),
+    [
+        *((measure, (0.2, 0.3), 0) for measure in (*SMALL_IS_GOOD, "peak_mib")),
+        *((measure, (0.2, 0.3), 1) for measure in LARGE_IS_GOOD),
+        *((measure, (-0.3, 0.2), 1) for measure in ("bias", "edge", "lbp")),
+        ("rmse", (math.nan, 0.3), 1),
+    ],
+)
+def test_best_is_by_the_measure_and_not_by_size(measure, values, best):
+    rows = [one(measure, value) for value in values]
+    assert scores._best_rows(rows, [measure]) == {measure: {best}}
+
+
+def test_best_of_a_date_needs_a_rival_that_could_be_scored():
+    rows = [one("rmse", 0.1, "alone"), *(one("rmse", math.nan, "clouded") for _ in range(2))]
+    assert scores._best_rows(rows, ["rmse"]) == {"rmse": set()}
+    tied = [one("rmse", 0.2), one("rmse", 0.2), one("rmse", 0.3), one("rmse", 0.1, "another")]
+    assert scores._best_rows(tied, ["rmse"]) == {"rmse": {0, 1}}
