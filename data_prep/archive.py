@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep import errors, names, rasters
-from data_prep.dataset import Dataset, Date, Quality, Side
+from data_prep.dataset import Dataset, Date, Quality, Side, predicted
 
 _PARTS = {
     "year": r"(?:19|20)\d{2}",
@@ -155,11 +155,7 @@ def _find_masks(dataset: Dataset, side: Side, layer: Quality) -> dict[Date, _Fou
 
 def _find_table(dataset: Dataset, side: Side) -> dict[Date, _Found]:
     """The table's files; only a test date's fine image may be missing: it is to be predicted."""
-    tested = (
-        {date[1] if isinstance(date, tuple) else date for date in dataset.dates.test}
-        if side.name == "fine"
-        else set()
-    )
+    tested = predicted(dataset.dates.test) if side.name == "fine" else set()
     found: dict[Date, _Found] = {}
     for date, name in side.table.items():
         file = names.absolute(name, dataset.root)

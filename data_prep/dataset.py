@@ -14,7 +14,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,11 @@ class Dates:
     train: tuple[Date, ...] | tuple[DateTriplet, ...] = ()
     validation: tuple[Date, ...] | tuple[DateTriplet, ...] = ()
     test: tuple[Date, ...] | tuple[DateTriplet, ...] = ()
+
+
+def predicted(entries: Sequence[Date] | Sequence[DateTriplet]) -> set[Date]:
+    """Dates whose F2 a split of `Dates` predicts: those it lists, or its triplets' t2."""
+    return {entry[1] if isinstance(entry, tuple) else entry for entry in entries}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from skimage import registration as phase
 
 from data_prep import executors, tiles
 from data_prep.catalog import Catalog
-from data_prep.dataset import Date
+from data_prep.dataset import Date, predicted
 
 _FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 _STEPS = 12
@@ -120,9 +120,7 @@ class Registration:
 
 def known_dates(catalog: Catalog) -> list[Date]:
     """Fine dates that may be looked at: all but those to be predicted."""
-    tested = {
-        entry[1] if isinstance(entry, tuple) else entry for entry in catalog.dataset.dates.test
-    }
+    tested = predicted(catalog.dataset.dates.test)
     return [date for date in catalog.fine_dates if date not in tested]
 
 

@@ -16,10 +16,9 @@ import dataclasses
 import itertools
 from collections.abc import Collection, Sequence
 
-from data_prep import errors
-from data_prep.dataset import Dataset, Date
+from data_prep import errors, records
+from data_prep.dataset import Dataset, Date, predicted
 
-SPLITS = ("train", "val", "test")
 _KEYS = {"train": "dates.train", "val": "dates.validation", "test": "dates.test"}
 
 
@@ -81,8 +80,8 @@ def form(
     if dataset.split_by == "blocks":
         # The same triplets in every split: places are kept apart, not times.
         every = written["train"] + _chained(dates["train"], dataset)
-        return {split: list(every) for split in SPLITS}
-    tested, validated = _predicted(given["test"]), _predicted(given["val"])
+        return {split: list(every) for split in records.SPLITS}
+    tested, validated = predicted(given["test"]), predicted(given["val"])
     held = tested | validated
     known = sorted({*_flat(given["train"])} - held)
     made = {
@@ -100,7 +99,7 @@ def form(
         every = made["train"] + [t for t in unseen if held.isdisjoint((t.t1, t.t3))]
         # A single pair teaches only what the coarse change alone can, so it stands back.
         made["train"] = [t for t in every if t.t3 is not None] or every
-    return {split: sorted(set(made[split]), key=lambda t: t.iso) for split in SPLITS}
+    return {split: sorted(set(made[split]), key=lambda t: t.iso) for split in records.SPLITS}
 
 
 def _shared_out(dataset: Dataset, dates: list[Date]) -> dict:
@@ -120,11 +119,6 @@ def _flat(entries: Sequence) -> list[Date]:
     for entry in entries:
         dates += [d for d in entry if d] if isinstance(entry, tuple) else [entry]
     return dates
-
-
-def _predicted(entries: Sequence) -> set[Date]:
-    """Dates whose F2 is to be predicted: single ones, and the t2 of written triplets."""
-    return {entry[1] if isinstance(entry, tuple) else entry for entry in entries}
 
 
 def _within(first: Date, last: Date, dataset: Dataset) -> bool:
