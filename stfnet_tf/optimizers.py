@@ -17,8 +17,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from data_prep import errors
+from stfnet_tf import train_config
 
-SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 INSTALL_ADDONS = "pip install 'stfnet-tf[addons]', which brings TensorFlow 2.15"
 # What the message about missing Addons can be sure of.
 KNOWN_ADDONS = (
@@ -52,9 +52,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         boundaries: Sequence[float] = (0.5, 0.75),
         factor: float = 0.1,
     ):
-        if kind not in SCHEDULES:
+        if kind not in train_config.SCHEDULES:
             raise errors.InputError(
-                f"--schedule: expected one of {', '.join(SCHEDULES)}; found '{kind}'."
+                f"--schedule: expected one of {', '.join(train_config.SCHEDULES)}; found '{kind}'."
             )
         self.kind, self.rate, self.steps, self.warmup = kind, rate, steps, warmup
         self.final, self.boundaries, self.factor = final, tuple(boundaries), factor

@@ -17,8 +17,8 @@ from typing import Any
 import tensorflow as tf
 
 from data_prep import errors
+from stfnet_tf import train_config
 
-NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 TRAINING_JOBS = ("chief", "worker")
 
 
@@ -58,9 +58,10 @@ def create(name: str = "auto") -> tf.distribute.Strategy:
     Raises:
         InputError: An unknown name, or an environment that does not describe what it needs.
     """
-    if name not in NAMES:
+    if name not in train_config.DISTRIBUTIONS:
         raise errors.InputError(
-            f"--distribution: expected one of {', '.join(NAMES)}; found '{name}'."
+            f"--distribution: expected one of {', '.join(train_config.DISTRIBUTIONS)}; found "
+            f"'{name}'."
         )
     if name == "auto":
         name = _automatic()
