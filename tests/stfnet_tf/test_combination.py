@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.ndimage
 import tensorflow as tf
 
 from stfnet_tf import combination, presets
@@ -63,6 +64,78 @@ def test_discrepancy_doubts_the_side_whose_sensors_disagree():
     assert np.mean(combination.forward_weight(images_, config(combination="discrepancy"))) < 0.4
 
 
+def mean_around(image: np.ndarray, valid: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian mean over valid pixels by SciPy; 0 where none is within three sigma."""
+    reach = int(np.ceil(3 * sigma))
+    total, weight = (
+        scipy.ndimage.gaussian_filter(
+            k.astype(np.float64), (0, sigma, sigma, 0), mode="constant", radius=(0, reach, reach, 0)
+        )
+        for k in (image * valid, valid)
+    )
+    return np.where(weight > 1e-9, total / np.where(weight > 1e-9, weight, 1), 0)
+
+
+def clouded() -> dict[str, np.ndarray]:
+    """Random images of two bands, each behind clouds of its own."""
+    rng = np.random.default_rng(0)
+    shape = (1, 26, 30, 2)
+    found = {}
+    for name in ("f1", "f3", "c1", "c2", "c3"):
+        found[name] = rng.uniform(0.05, 0.4, shape).astype(np.float32)
+        cloud = scipy.ndimage.gaussian_filter(rng.normal(size=shape[1:3]), 3) > 0.05
+        found[f"valid_{name}"] = (~cloud)[None, ..., None].astype(np.float32)
+    for i, j, f in (("1", "2", "f1"), ("2", "3", "f3")):
+        found[f"c{i}{j}"] = found[f"c{j}"] - found[f"c{i}"]
+        seen = found[f"valid_c{i}"] * found[f"valid_c{j}"]
+        found[f"valid{i}{j}"] = seen * found[f"valid_{f}"]
+    return found
+
+
+def doubt(k: dict[str, np.ndarray], date: str, sigma: float) -> np.ndarray:
+    """Roots of the amplitudes of coarse change and of discrepancy, in double precision."""
+    fine, coarse = f"f{date}", f"c{date}"
+    changed = k[f"valid_{coarse}"] * k["valid_c2"]
+    differ = k[f"valid_{fine}"] * k[f"valid_{coarse}"]
+    change = mean_around(k["c2"] - k[coarse], changed, sigma / 2)
+    discrepancy = mean_around(k[fine] - k[coarse], differ, sigma)
+    squares = (mean_around(change**2, changed, sigma), mean_around(discrepancy**2, differ, sigma))
+    return sum(np.sqrt(np.sqrt(square + combination.NOISE**2)) for square in squares)
+
+
+@pytest.mark.parametrize("kind", ["global", "local", "discrepancy"])
+def test_weights_behind_clouds_are_those_of_numpy(kind):
+    k = clouded()
+    if kind == "discrepancy":
+        sides = [doubt(k, date, 0.5 * 4) for date in "13"]
+    else:
+        sides = []
+        for side in ("12", "23"):
+            change, valid = np.abs(k[f"c{side}"]), k[f"valid{side}"]
+            if kind == "global":
+                mean = (change * valid).sum((1, 2), keepdims=True) / valid.sum()
+            else:
+                mean = mean_around(change, valid, 0.5 * 4)
+            sides.append(mean + combination.NOISE)
+    expected = sides[1] / (sides[0] + sides[1])
+    own = presets.build(
+        "paper", bands=("red", "nir"), ratio=4.0, combination=kind, combination_sigma=0.5
+    )
+    found = combination.forward_weight({n: tf.constant(v) for n, v in k.items()}, own)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=2e-5)
+    assert kind == "global" or np.ptp(expected) > 0.2
+
+
+def test_levels_behind_clouds_are_those_of_scipy():
+    k = clouded()
+    own = presets.build("paper", bands=("red", "nir"), ratio=4.0, level_sigma=0.75)
+    found = combination.levels({n: tf.constant(v) for n, v in k.items()}, own)
+    for date, level in zip("13", found, strict=True):
+        valid = k[f"valid_f{date}"] * k[f"valid_c{date}"]
+        expected = mean_around(k[f"f{date}"] - k[f"c{date}"], valid, 0.75 * 4)
+        np.testing.assert_allclose(level, expected, atol=1e-5)
+
+
 def test_levels_are_the_mean_differences_of_fine_and_coarse():
     images_ = known(0.02, 0.01)
     images_["f1"] += 0.03
@@ -79,6 +152,8 @@ def test_mean_absolute_change_counts_valid_pixels_alone():
     change = tf.constant([[[[0.1], [-0.3]], [[9.0], [0.2]]]])
     valid = tf.constant([[[[1.0], [1.0]], [[0.0], [1.0]]]])
     np.testing.assert_allclose(combination.mean_absolute_change(change, valid), [[0.2]], rtol=1e-6)
+    nowhere = combination.mean_absolute_change(change, tf.zeros_like(valid))
+    np.testing.assert_array_equal(nowhere, 0.0)
 
 
 def test_one_side_stands_in_where_the_other_is_invalid():
@@ -114,3 +189,27 @@ def test_quality_is_the_expected_error_of_two_independent_predictions():
     fused = combination.combine(forward, backward, everywhere, everywhere, w, 10.0)
     actual = np.mean(np.abs(fused.f2 - truth))
     assert np.mean(fused.quality) == pytest.approx(actual, rel=0.05)
+
+
+def test_quality_of_one_side_is_the_disagreement_nearby():
+    rng = np.random.default_rng(1)
+    shape, sigma = (1, 20, 40, 2), 1.5
+    forward, backward = rng.uniform(0.1, 0.4, (2, *shape)).astype(np.float32)
+    weight = rng.uniform(0.1, 0.9, shape).astype(np.float32)
+    valid_forward, valid_backward = (rng.random((2, *shape[:3], 1)) < 0.9).astype(bool)
+    valid_backward[:, :, 20:] = False
+    # What is not valid may be anything.
+    forward = np.where(valid_forward, forward, np.nan)
+    fused = combination.combine(
+        *(tf.constant(k) for k in (forward, backward, valid_forward, valid_backward, weight)), sigma
+    )
+    both = valid_forward & valid_backward
+    squares = mean_around(np.where(both, forward - backward, 0) ** 2, both, sigma)
+    share = np.where(both, weight * (1 - weight), 1)
+    expected = np.sqrt(2 / np.pi * share * squares)
+    compared = mean_around(both, both, sigma) > 0
+    known = compared & (valid_forward | valid_backward)
+    expected = np.where(known, expected, np.nan)
+    np.testing.assert_allclose(fused.quality, expected, atol=1e-5)
+    # Far from pixels that both sides predict, nothing tells how large an error is.
+    assert np.isnan(expected[:, :, 25:]).all() and np.isfinite(expected[:, :, :15]).mean() > 0.9

@@ -9,8 +9,10 @@ from stfnet_tf import psf
 @pytest.mark.parametrize("sigma", [0.7, 3.0])
 def test_blur_is_scipys_gaussian(sigma):
     image = np.random.default_rng(0).normal(size=(2, 20, 30, 3)).astype(np.float32)
+    # Three sigma wide, rounded up to whole pixels.
+    reach = {0.7: 3, 3.0: 9}[sigma]
     expected = scipy.ndimage.gaussian_filter(
-        image, (0, sigma, sigma, 0), mode="constant", radius=(0, *[psf.radius(sigma)] * 2, 0)
+        image, (0, sigma, sigma, 0), mode="constant", radius=(0, reach, reach, 0)
     )
     np.testing.assert_allclose(psf.blur(image, sigma), expected, atol=1e-5)
 
@@ -36,6 +38,16 @@ def test_normalised_blur_is_the_weighted_mean_of_valid_pixels():
                     weight += kernel[r + i, r + j]
         np.testing.assert_allclose(mean[0, row, col], total / weight, atol=1e-5)
         np.testing.assert_allclose(support[0, row, col, 0], weight, atol=1e-5)
+
+
+def test_one_valid_pixel_counts_as_far_as_the_kernel_reaches():
+    image = np.random.default_rng(2).normal(size=(1, 15, 15, 1)).astype(np.float32)
+    valid = np.zeros_like(image)
+    valid[0, 7, 7] = 1
+    mean, _ = psf.normalised_blur(image, valid, 2.0)
+    within = np.zeros((15, 15), bool)
+    within[1:14, 1:14] = True
+    np.testing.assert_allclose(mean[0, ..., 0], np.where(within, image[0, 7, 7], 0), rtol=1e-5)
 
 
 def test_nothing_valid_gives_0_and_a_finite_gradient():
