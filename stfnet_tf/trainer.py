@@ -21,6 +21,7 @@ from absl import logging
 
 from data_prep import disk, errors, locks, memory, records
 from stfnet_tf import (
+    board,
     calibration,
     callbacks,
     checkpoints,
@@ -292,7 +293,7 @@ class Trainer:
         history = callbacks.History(
             self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
         )
-        board = self._board(new=not resumed) if self.chief else None
+        tensorboard = self._board(new=not resumed) if self.chief else None
         end = callbacks.EpochEnd(
             store=self.store,
             saving=saving,
@@ -304,7 +305,7 @@ class Trainer:
             epoch_steps=self.plan.epoch_steps,
             total_steps=self.plan.total_steps,
             history=history,
-            report=board.report if board else None,
+            report=tensorboard.report if tensorboard else None,
         )
         end.set_model(self.model)
         progress = callbacks.Progress(self.state, self.plan.total_steps, terminal)
@@ -463,15 +464,15 @@ class Trainer:
             self.config.profiled_steps,
         )
 
-    def _board(self, new: bool) -> callbacks.Board:
+    def _board(self, new: bool) -> board.Board:
         shown = input_pipeline.examples(self.validation or self.shards, self.config.panels)
-        board = callbacks.Board(
+        made = board.Board(
             self.model_dir / "tensorboard", self.model, self.shards.info, list(shown)
         )
         if new:
             stated = dataclasses.asdict(self.model_config) | dataclasses.asdict(self.config)
-            board.start({k: v for k, v in stated.items() if k not in train_config.MAY_CHANGE})
-        return board
+            made.start({k: v for k, v in stated.items() if k not in train_config.MAY_CHANGE})
+        return made
 
     @contextlib.contextmanager
     def naming_damage(self) -> Iterator[None]:
