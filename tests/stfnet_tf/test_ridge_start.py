@@ -6,7 +6,7 @@ import scipy.ndimage
 import sklearn.linear_model
 import tensorflow as tf
 
-from stfnet_tf import model, presets, ridge_start
+from stfnet_tf import model, presets, ridge_start, streams
 
 BANDS = ("red", "nir")
 SIGMA = 4.0  # of the coarse sensor, fine pixels
@@ -58,6 +58,40 @@ def test_ridge_is_scikit_learns_at_the_same_strength():
         np.testing.assert_allclose(weights[:, b], other.coef_ / x.std(0), rtol=1e-6)
 
 
+def test_weights_count_samples():
+    rng = np.random.default_rng(6)
+    x, y, times = rng.normal(size=(50, 3)), rng.normal(size=(50, 2)), rng.integers(0, 4, 50)
+    weighted, repeated = ridge_start.Moments(3, 2), ridge_start.Moments(3, 2)
+    weighted.add(x, y, times[:, None])
+    repeated.add(np.repeat(x, times, 0), np.repeat(y, times, 0))
+    assert weighted.count == repeated.count == times.sum()
+    for one, other in zip(weighted.centred(), repeated.centred(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_the_strength_is_that_of_the_greatest_marginal_likelihood():
+    """Of y ~ N(0, σ² (1 + Z Zᵀ / (n s))), σ the likeliest, from the covariance of all samples."""
+    rng = np.random.default_rng(7)
+    n = 60
+    x = rng.normal(size=(n, 4)) * [1, 5, 0.1, 2]
+    y = x @ rng.normal(size=(4, 5)) * [1, 0.2, 0.1, 0.05, 0.02] + rng.normal(0, 1.0, (n, 5))
+    z, centred = (x - x.mean(0)) / x.std(0), y - y.mean(0)
+    likelihood = np.empty((len(ridge_start.STRENGTHS), 5))
+    for k, s in enumerate(ridge_start.STRENGTHS):
+        covariance = np.eye(n) + z @ z.T / (n * s)
+        squares = np.einsum("ib,ij,jb->b", centred, np.linalg.inv(covariance), centred)
+        likelihood[k] = -0.5 * n * np.log(squares) - 0.5 * np.linalg.slogdet(covariance)[1]
+    best = ridge_start.STRENGTHS[likelihood.argmax(0)]
+    least = 4 / (n - 4)
+    assert len(set(best)) > 3 and best.min() < least < np.median(best)
+    # However often a sample is repeated, there is no more to learn from.
+    for times in (1, 10):
+        moments = ridge_start.Moments(4, 5)
+        moments.add(np.repeat(x, times, 0), np.repeat(y, times, 0))
+        _, strength = ridge_start.ridge(moments, cells=n)
+        np.testing.assert_allclose(strength, np.maximum(best, least))
+
+
 def test_evidence_shrinks_noise_and_keeps_signal():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(400, 3))
@@ -92,6 +126,77 @@ def test_what_changes_otherwise_counts_less():
     other = sklearn.linear_model.HuberRegressor(epsilon=2.0, alpha=0.0).fit(x, y[:, 1])
     alone, _ = ridge_start.robust_ridge(x, y[:, 1:], cells=2000)
     np.testing.assert_allclose(alone[:, 0], other.coef_, atol=0.02)
+
+
+@pytest.mark.parametrize("cells", [10**6, 400])
+def test_reweighting_by_hand(cells):
+    """Least squares three times, with Huber's weights from what the one before has left."""
+    rng = np.random.default_rng(8)
+    n = 1000
+    x = rng.normal(size=(n, 2))
+    y = x @ [[1.0, 0.5], [-1.0, 2.0]] + rng.normal(0, [0.1, 0.4], (n, 2))
+    y[:300] += x[:300, :1] * [4.0, -3.0] + [1.0, 2.0]
+    design, weights = np.column_stack([x, np.ones(n)]), np.ones(n)
+    for _ in range(3):
+        root = np.sqrt(weights)[:, None]
+        slopes = np.linalg.lstsq(design * root, y * root, rcond=None)[0]
+        used, residual = weights, y - design @ slopes
+        # 0.6745 of a normal distribution's standard deviation is its median absolute deviation.
+        units = residual / (np.median(np.abs(residual), 0) / 0.6745)
+        weights = 2 / np.maximum(np.sqrt((units**2).mean(1)), 2)
+    found, strength = ridge_start.robust_ridge(x, y, cells)
+    least = max(2 / (cells * used.mean() - 2), ridge_start.STRENGTHS[0])
+    np.testing.assert_allclose(strength, least, rtol=0.02)
+    np.testing.assert_allclose(found, slopes[:2] / (1 + least), atol=0.008)
+
+
+def test_what_is_compared_is_what_scipy_makes_of_the_images():
+    own = config()
+    rng = np.random.default_rng(9)
+    fine = rng.uniform(0.1, 0.4, (50, 56, 3))
+    change = rng.uniform(-0.1, 0.1, (50, 56, 2))
+    seen_fine, seen_coarse = (
+        (scipy.ndimage.gaussian_filter(rng.normal(size=(50, 56)), 4) > -0.05)[..., None]
+        for _ in range(2)
+    )
+
+    def mean_around(image, valid, sigma):
+        reach = int(np.ceil(3 * sigma))
+        total, weight = (
+            scipy.ndimage.gaussian_filter(
+                k.astype(float), (sigma, sigma, 0), mode="constant", radius=(reach, reach, 0)
+            )
+            for k in (image * valid, valid)
+        )
+        return total / np.maximum(weight, 1e-9), weight
+
+    seen, support = mean_around(fine, seen_fine, SIGMA)
+    use = seen_coarse & (support > 0.5)
+    # Two coarse pixels of 6 wide; a sample every 6 // 4 pixels.
+    x, y = (image - mean_around(image, use, 2 * 6.0)[0] for image in (seen, change))
+    given = (fine, seen_fine, change, seen_coarse)
+    found = ridge_start.compared(*(tf.constant(k[None], tf.float32) for k in given), own)
+    for one, expected in zip(found, (x, y), strict=True):
+        np.testing.assert_allclose(one, expected[use[..., 0]], atol=2e-6)
+    # Of larger coarse pixels there are fewer samples, in the middle of each quarter.
+    wide = config(ratio=12.0, psf_fwhm=own.psf_fwhm / 2)
+    found = ridge_start.compared(*(tf.constant(k[None], tf.float32) for k in given), wide)
+    y = change - mean_around(change, use, 2 * 12.0)[0]
+    np.testing.assert_allclose(found[1], y[1::3, 1::3][use[1::3, 1::3, 0]], atol=2e-6)
+
+
+def test_a_cell_is_what_one_point_spread_function_covers():
+    valid = np.zeros((1, 24, 20, 1), np.float32)
+    valid[:, :16, :18] = 1
+    assert ridge_start.independent_cells(valid, config(psf_fwhm=2.0)) == 16 * 18 / (6 * 2) ** 2
+
+
+@pytest.mark.parametrize(("size", "passes"), [(18, 0), (60, 1)])
+def test_a_band_of_which_nothing_can_be_learned_is_held_back(size, passes):
+    net = model.StfNet(config())
+    ridge_start.apply(net, lambda: [make_tile(size=size)])
+    for name, stream in (("forward", net.forward_stream), ("backward", net.backward_stream)):
+        np.testing.assert_array_equal(streams.gate(stream, name).passes, passes)
 
 
 def test_a_scar_leaves_the_rest_of_the_scene_alone():
@@ -188,6 +293,45 @@ def test_persistence_is_whether_the_sensors_keep_differing(bias3, expected):
     net = model.StfNet(config())
     ridge_start.apply(net, lambda: [tile])
     assert float(net.measured.persistence) == pytest.approx(expected, abs=0.05)
+
+
+def test_persistence_by_hand():
+    own = config(level_sigma=0.5)
+    rng = np.random.default_rng(10)
+    shape = (1, 30, 34, 2)
+    tile = {}
+    for k in "13":
+        # The bands' spreads, and how much of the discrepancy stays, are not alike.
+        tile[f"f{k}"] = 0.3 + rng.normal(0, 1, shape) * [0.02, 0.1]
+    stays = rng.normal(0, 1, shape) * [0.03, 0.01]
+    for k in "13":
+        passes = rng.normal(0, 1, shape) * [0.03, 0.02]
+        tile[f"c{k}"] = tile[f"f{k}"] - stays - passes
+    known = np.ones((*shape[:3], 1))
+    for k, part in (("f1", np.s_[:, :5]), ("f3", np.s_[:, -5:]), ("c1", np.s_[:, :, :4]),
+                    ("c3", np.s_[:, :, -4:])):  # fmt: skip
+        valid = np.ones_like(known)
+        valid[part] = 0
+        known *= valid
+        tile[f"valid_{k}"] = valid
+        tile[k] = np.where(valid > 0, tile[k], 0)
+    sigma, reach = 0.5 * 6, 9
+    blurred = [
+        scipy.ndimage.gaussian_filter(
+            k, (0, sigma, sigma, 0), mode="constant", radius=(0, reach, reach, 0)
+        )
+        for k in (*((tile[f"f{k}"] - tile[f"c{k}"]) * known for k in "13"), known)
+    ]
+    where = known[..., 0] > 0
+    first, last = (k[where] / blurred[2][where] for k in blurred[:2])
+    variance = np.concatenate([tile[f"f{k}"][where] for k in "13"]).var(0)
+    correlation = 2 * (first * last / variance).sum() / ((first**2 + last**2) / variance).sum()
+    persistence = ridge_start._Persistence(2)
+    assert persistence.value() == 1.0  # until anything is measured
+    persistence.add({k: tf.constant(v, tf.float32) for k, v in tile.items()}, own)
+    assert 0.2 < correlation < 0.8
+    expected = 2 * correlation / (1 + correlation)
+    assert persistence.value() == pytest.approx(expected, abs=1e-5)
 
 
 def test_training_from_the_start_makes_the_sides_agree():
