@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import errors, versions
+from data_prep import errors, versions, whole
 
 JSON_FILE = "benchmarks.json"
 MARKDOWN_FILE = "benchmarks.md"
@@ -207,21 +207,13 @@ def _rounded(value: float) -> str:
 
 def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes both tables, each whole or not at all; returns where."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         JSON_FILE: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
         MARKDOWN_FILE: to_markdown(result),
     }
     for name, text in texts.items():
-        replace(folder / name, text)
+        whole.write_text(folder / name, text)
     return folder / MARKDOWN_FILE, folder / JSON_FILE
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def check_quotable(document: Path) -> tuple[str, str]:
@@ -248,4 +240,4 @@ def check_quotable(document: Path) -> tuple[str, str]:
 def quote(result: Mapping[str, Any], document: Path) -> None:
     """Puts the table between the markers of a document; see `check_quotable`."""
     head, tail = check_quotable(document)
-    replace(document, f"{head}{BEGIN}\n{to_markdown(result)}{END}{tail}")
+    whole.write_text(document, f"{head}{BEGIN}\n{to_markdown(result)}{END}{tail}")

@@ -4,12 +4,8 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from data_prep import whole
 from data_prep.catalog import Catalog
@@ -25,7 +21,17 @@ def plot(
     shifts: Mapping[str, tuple[float, float]],
     path: str,
 ) -> None:
-    """Writes a sheet: fine and coarse of every date side by side, what is invalid in magenta."""
+    """Writes a sheet: fine and coarse of every date side by side, what is invalid in magenta.
+
+    Args:
+        images: The catalog.
+        found: What `survey.look` says of it.
+        shifts: By ISO date, the rows and columns by which a coarse image is shown moved.
+        path: The PNG to write.
+
+    Raises:
+        InputError: An image cannot be read, or the PNG cannot be written.
+    """
     moved = Catalog(images.dataset, {datetime.date.fromisoformat(k): v for k, v in shifts.items()})
     entries = [k for k in found["dates"] if k["fine"]] or found["dates"]
     if len(entries) > _SHEET_DATES:
@@ -33,13 +39,9 @@ def plot(
         entries = [entries[int(k * step)] for k in range(_SHEET_DATES)]
     columns = min(4, len(entries))
     rows = -(-len(entries) // columns)
-    figure, axes = pyplot.subplots(
-        2 * rows,
-        columns,
-        figsize=(2.6 * columns, 5.6 * rows),
-        squeeze=False,
-        layout="constrained",  # keeps titles off the images above, however few there are
-    )
+    # The constrained layout keeps titles off the images above, however few there are.
+    figure = Figure(figsize=(2.6 * columns, 5.6 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for side_row, side in enumerate(("fine", "coarse")):
@@ -55,11 +57,8 @@ def plot(
     figure.suptitle(
         f"{found['name']}: {', '.join(_shown_bands(images))}; magenta: not valid", fontsize=10
     )
-    try:
-        with whole.replacing(path) as scratch:
-            figure.savefig(scratch, format="png", dpi=120)
-    finally:
-        pyplot.close(figure)
+    with whole.replacing(path) as scratch:
+        figure.savefig(scratch, format="png", dpi=120)
 
 
 def _shown_bands(images: Catalog) -> list[str]:

@@ -358,8 +358,6 @@ def _write_rows(raster: Writer, rows: tuple[int, int], pixels: np.ndarray) -> No
 
 def _digital(reflectance: np.ndarray, least: int) -> np.ndarray:
     """Reflectance as digital numbers, int16."""
-    import numpy as np
-
     return np.clip(np.round(reflectance / DN_SCALE), least, 16000).astype(np.int16)
 
 
@@ -394,11 +392,11 @@ def _write_coarse(
             scale=scale,
         )
     image[filled] = np.nan
-    flags_ = np.stack([cloudy, shaded], -1).astype(np.float32)
-    flags_[filled] = np.nan
+    flags = np.stack([cloudy, shaded], -1).astype(np.float32)
+    flags[filled] = np.nan
     lattices = [
         observation.Lattice(image, coarse.shear, order=3),
-        observation.Lattice(flags_, coarse.shear, order=1),
+        observation.Lattice(flags, coarse.shear, order=1),
     ]
     _write_resampled(sample, scene, lattices, coarse, grid, folder)
 

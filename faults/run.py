@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from data_prep import entry, errors
+from data_prep import entry, errors, whole
 
 if TYPE_CHECKING:
     from faults import judge
@@ -84,9 +84,8 @@ def main(argv: Sequence[str]) -> int:
         given = shlex.join(k for k in sys.argv[1:] if not k.startswith(places))
         stated |= {"flags": [given], "minutes": (time.monotonic() - began) / 60}
     path = Path(FLAGS.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_document(stated))
-    path.with_suffix(".json").write_text(_lines(stated))
+    whole.write_text(path, _document(stated))
+    whole.write_text(path.with_suffix(".json"), _lines(stated))
     rows = [Row(**row) for part in ("damaged", "interrupted") for row in stated[part]]
     bad = [row for row in rows if row.kind in judge.FORBIDDEN]
     for row in bad:

@@ -131,8 +131,10 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(described, tmp_path):
 
 
 def test_titles_of_the_picture_lie_on_no_image(tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(quicklook.pyplot, "close", kept.append)
+    kept, save = [], quicklook.Figure.savefig
+    monkeypatch.setattr(
+        quicklook.Figure, "savefig", lambda *a, **k: (kept.append(a[0]), save(*a, **k))
+    )
     images = catalog.Catalog(dataset.load(tiny.make(tmp_path, 192, 192)))
     with executors.make(workers=1) as here:
         quicklook.plot(images, survey.look(images, here), {}, str(tmp_path / "sheet.png"))
