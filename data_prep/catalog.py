@@ -298,7 +298,10 @@ class Catalog:
         return found
 
     def grid_ratio(self, date: Date) -> float:
-        """Pixel size of a coarse image's grid in fine pixels, along rows, at the scene's middle."""
+        """Pixel size of a coarse image's grid in fine pixels, at the scene's middle.
+
+        Of oblong pixels it is the root of the ratio of their areas.
+        """
         native = self.native_grid("coarse", date)
         row, col = self.grid.height / 2, self.grid.width / 2
         there = rasters.locate(

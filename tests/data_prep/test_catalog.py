@@ -611,6 +611,21 @@ def test_a_file_that_states_no_usable_scale_is_named(tmp_path, scale):
         opened(path)
 
 
+def test_a_nodata_value_that_is_no_number_hides_what_is_none(tmp_path):
+    path = tiny.make(tmp_path)
+    image = tiny.land(96, 80).astype(np.float32)
+    image[3, 4, 1], image[5, 6] = np.nan, np.nan
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"F_{date}.tif", image, tiny.grid(96, 80), nodata=np.nan)
+    valid = opened(path).read("fine", DAY[0]).valid
+    assert [tuple(k) for k in np.argwhere(~valid)] == [(3, 4), (5, 6)]
+
+
+def test_interpolated_numbers_stay_within_their_type():
+    dn = np.array([-1.5, 2.5, 3.5, 65535.4, 7e4], np.float32)
+    np.testing.assert_array_equal(catalog._as_type(dn, np.dtype("uint16")), [0, 2, 4, 65535, 65535])
+
+
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
 def test_pixels_that_a_file_masks_are_invalid(tmp_path, kind):
     path = tiny.make(tmp_path)
@@ -660,6 +675,14 @@ def test_pixel_sizes_in_metres_beside_grids_in_degrees(tmp_path):
     path.write_text(path.read_text().replace("[coarse]", "[coarse]\npixel_size = 240.0"))
     metres = degrees * np.pi / 180 * 6378137
     assert opened(path).ratio == pytest.approx(240 / metres)
+
+
+def test_the_ratio_of_oblong_pixels_is_the_root_of_that_of_their_areas(tmp_path):
+    path = tiny.make(tmp_path)
+    oblong = Grid(10, 6, (5e5, 240.0, 0.0, 6e6, 0.0, -480.0), tiny.UTM)
+    for date in tiny.DATES:
+        rewrite(tmp_path, f"C_{date}.tif", tiny.land(6, 10), oblong)
+    assert opened(path).grid_ratio(DAY[0]) == pytest.approx(np.sqrt(8 * 16))
 
 
 # --- what is wrong, in one sentence ---

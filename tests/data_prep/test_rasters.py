@@ -1,3 +1,5 @@
+import types
+
 import h5py
 import numpy as np
 import pytest
@@ -24,9 +26,38 @@ def test_offset_in_tells_coinciding_pixels():
     grid = tiny.grid(10, 20)
     assert grid.crop(Window(-2, 3, 5, 5)).offset_in(grid) == (-2, 3)
     assert grid.moved(0.5, 0).offset_in(grid) is None
+    assert grid.moved(0.005, -0.005).offset_in(grid) == (0, 0)
+    assert grid.moved(0, 0.02).offset_in(grid) is None
     assert tiny.grid(5, 10, size=60.0).offset_in(grid) is None
     other = Grid(20, 10, grid.geotransform, rasters.crs_wkt("EPSG:32656"))
     assert other.offset_in(grid) is None
+
+
+def test_a_system_is_the_same_as_itself_and_none_as_none():
+    transform = tiny.grid(1, 1).geotransform
+    stated, none, local = (Grid(4, 4, transform, crs) for crs in (tiny.UTM, "", 'LOCAL_CS["x"]'))
+    assert stated.same_crs(stated) and none.same_crs(local)
+    assert not stated.same_crs(none) and not local.same_crs(stated)
+
+
+FEET = "EPSG:2227"  # in US survey feet of 1200 / 3937 m
+
+
+@pytest.mark.parametrize(
+    ("crs", "metres"),
+    [
+        (tiny.UTM, 20),
+        (FEET, 20 * 1200 / 3937),
+        ("EPSG:4326", 20 * np.pi / 180 * 6378137),
+        ("", None),
+    ],
+)
+def test_pixels_have_a_height_and_a_width(crs, metres):
+    grid = Grid(4, 5, (100.0, 30.0, 0.0, 50.0, 0.0, -20.0), crs)
+    assert grid.pixel_size == (20, 30)
+    assert grid.pixel_metres == (metres if metres is None else pytest.approx(metres))
+    turned = Grid(4, 5, (100.0, 0.0, 20.0, 50.0, 30.0, 0.0), crs)
+    assert turned.pixel_size == (20, 30)
 
 
 @pytest.mark.parametrize("resampling", ["AVERAGE", "NEAREST"])
@@ -156,6 +187,41 @@ def test_missing_file_band_and_foreign_format(tmp_path):
         rasters.read(str(tmp_path / "y.tif"), [3])
 
 
+def test_bands_may_have_masks_of_their_own(tmp_path):
+    rasters.write(tmp_path / "x.tif", tiny.land(6, 8), tiny.grid(6, 8))
+    masks = np.full((6, 8, 2), 255, np.uint8)
+    masks[:2, :, 0], masks[:, 5:, 1] = 0, 0
+    rasters.write(tmp_path / "masks.tif", masks, tiny.grid(6, 8))
+
+    def source(file, band):
+        return (
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{file}</SourceFilename>'
+            f"<SourceBand>{band}</SourceBand></SimpleSource>"
+        )
+
+    bands = "".join(
+        f'<VRTRasterBand dataType="Int16" band="{k}">{source("x.tif", k)}<MaskBand>'
+        f'<VRTRasterBand dataType="Byte">{source("masks.tif", k)}</VRTRasterBand></MaskBand>'
+        "</VRTRasterBand>"
+        for k in (1, 2)
+    )
+    path = tmp_path / "masked.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="6">{bands}</VRTDataset>')
+    assert rasters.info(str(path)).masked
+    window = Window(1, 3, 4, 5)
+    for numbers in ([1], [2], [1, 2], [2, 1]):
+        expected = (masks[..., np.array(numbers) - 1] > 0).all(-1)[window.slices]
+        assert (rasters.read_mask(str(path), numbers, window) == expected).all()
+
+
+def test_a_subdataset_goes_by_its_whole_name(monkeypatch):
+    inside = tuple(f'NETCDF:"x.nc":{name}' for name in ("infrared", "red"))
+    monkeypatch.setattr(rasters, "info", lambda _: types.SimpleNamespace(subdatasets=inside))
+    assert rasters.subdataset("x.nc", "red") == inside[1]
+    with pytest.raises(errors.InputError, match="sub-dataset 'ed', found infrared, red"):
+        rasters.subdataset("x.nc", "ed")
+
+
 def test_truncated_file(tmp_path):
     path = tmp_path / "x.tif"
     rasters.write(path, tiny.land(300, 300), tiny.grid(300, 300))
@@ -195,6 +261,24 @@ def test_average_down_weighs_by_area():
     down, _ = rasters.warp(image, tiny.grid(48, 72), tiny.grid(6, 9, size=240.0), "average")
     expected = image.reshape(6, 8, 9, 8, 2).mean((1, 3))
     np.testing.assert_allclose(down, expected, atol=0.01)
+
+
+def test_larger_pixels_along_one_axis_blur_along_that_axis_alone():
+    image = np.repeat(tiny.land(1, 72, 1), 48, 0)
+    oblong = Grid(72, 6, (5e5, 30.0, 0.0, 6e6, 0.0, -240.0), tiny.UTM)
+    down, _ = rasters.warp(image, tiny.grid(48, 72), oblong, "bilinear")
+    np.testing.assert_allclose(down, np.repeat(image[:1], 6, 0), atol=0.01)
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "cubic", "average"])
+def test_a_footprint_holds_all_that_larger_pixels_need(resampling):
+    image, fine = tiny.land(160, 200), tiny.grid(160, 200)
+    target = tiny.grid(20, 25, size=240.0).crop(Window(9, 11, 2, 3))
+    needed = rasters.footprint(target, fine, resampling)
+    part, share = rasters.warp(image[needed.slices], fine.crop(needed), target, resampling)
+    whole, _ = rasters.warp(image, fine, target, resampling)
+    np.testing.assert_array_equal(part, whole)
+    assert (share == 1).all() and needed.height < 160 and needed.width < 200
 
 
 def test_nearest_keeps_type_and_values():
