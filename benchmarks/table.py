@@ -220,7 +220,7 @@ def check_quotable(document: Path) -> tuple[str, str]:
     """What stands before and after the quoted table.
 
     Raises:
-        InputError: The document has not both markers, in order, or is not there.
+        InputError: The document is missing, or has not both markers in order.
     """
     try:
         text = document.read_text(encoding="utf-8")
@@ -232,7 +232,8 @@ def check_quotable(document: Path) -> tuple[str, str]:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise errors.InputError(
-            f"--quote: expected the lines '{BEGIN}' and '{END}' in {document}, found not both."
+            f"--quote: expected the lines '{BEGIN}' and '{END}' in {document}, in this order, "
+            f"found at most one of them."
         )
     return head, tail
 

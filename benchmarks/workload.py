@@ -124,7 +124,7 @@ def info(images: catalog.Catalog) -> records.DatasetInfo:
 
 
 def shards(folder: Path, size: int) -> Path:
-    """Writes the shards of a scene, where they are not there yet; returns their folder."""
+    """Writes the shards of a scene unless they are there already; returns their folder."""
     described = make(folder / f"scene{size}", size)
     target = folder / f"records{size}"
     preparation.prepare(dataset.load(described), target, workers=1)

@@ -205,7 +205,7 @@ def _match(dataset: Dataset, patterns: Iterable[str], parts: list[str]) -> dict[
 
 
 def _candidates(root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
-    """Paths that may fit, and as seen from the root; `_compiled` has the last word."""
+    """Paths that may fit, each with its name as seen from the root; `_compiled` decides."""
     loose = [
         part if part == "**" else re.sub(r"(\{\w+\}|\*)+", "*", part).replace("[", "[[]")
         for part in pattern.split("/")

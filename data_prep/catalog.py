@@ -160,7 +160,7 @@ class Catalog:
         """Looks at every image once, without reading pixels, before any work is begun.
 
         Raises:
-            InputError: A file that does not open, a band that is not there, a type that differs
+            InputError: A file that does not open, a missing band, a type that differs
                 from the other dates', an image that does not touch the fine grid, or fine and
                 coarse that seem to be swapped.
         """
@@ -651,7 +651,7 @@ def read_usable(
     """
     stated = rasters.info(raster)
     pixels = rasters.read(raster, bands, window, shape)
-    # Not a number is none to compare with, whatever a file says.
+    # NaN equals nothing; pixels that are NaN are out of range whatever the file states.
     nodata = [None if k is None or math.isnan(k) else k for k in stated.nodatas]
     own = [nodata[k - 1] for k in bands]
     usable = np.ones(pixels.shape[:2], bool)
@@ -662,7 +662,7 @@ def read_usable(
         usable &= quality.in_range(part, unused, valid_range)
     if stated.masked:
         usable &= rasters.read_mask(raster, bands, window, shape)
-    # GDAL calls bands "alpha", such as the fourth one of bytes, where nobody said what they are.
+    # Not those that are read: GDAL takes the last of four bands of bytes for alpha by itself.
     if alphas := [k for k in stated.alphas if k not in bands]:
         usable &= (rasters.read(raster, alphas, window, shape) > 0).all(-1)
     return pixels, usable

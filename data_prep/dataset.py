@@ -4,8 +4,8 @@
 
 Where a key is wrong, the error names the file, the key, what is allowed and what was found. A
 side of the pair (`[fine]`, `[coarse]`) may name a sensor; the sensor's preset, a small TOML file
-in `data_prep/sensors`, then gives all that the side leaves unsaid. `docs` of every key: the
-dataclasses below have one attribute a key.
+in `data_prep/sensors`, then gives all that the side leaves unsaid. What a key means is said at the
+attribute of its name in the dataclasses below.
 """
 
 import dataclasses
@@ -213,7 +213,7 @@ class Dataset:
 
 
 class _Table:
-    """A TOML table that is emptied key by key; what is left at the end nobody knows."""
+    """A TOML table whose keys are taken one by one; `end` refuses those that are left."""
 
     def __init__(self, values: Mapping[str, Any], where: str):
         if not isinstance(values, Mapping):

@@ -130,7 +130,7 @@ def submitted(
 
 
 def results(pending: Sequence[Future], description: str, lost: str) -> Iterator[Any]:
-    """What futures return, each as soon as it is there, with a bar on a terminal.
+    """What futures return, each as soon as it is done, with a bar on a terminal.
 
     The first failure cancels what has not begun.
 

@@ -22,8 +22,7 @@ def describe(images: Catalog, triplet: Triplet, together: Sequence[Sequence[str]
     Args:
         images: The images.
         triplet: The dates.
-        together: Groups of images, such as `FUSING`; those with an image that is not there are
-            passed over.
+        together: Groups of images, such as `FUSING`; those with a missing image are passed over.
 
     Returns:
         The images without a valid pixel; where each has some, the valid share of each and of each

@@ -50,7 +50,7 @@ def prepare(
     only: Triplet | None = None,
     shifts: Mapping[Date, tuple[float, float]] | None = None,
 ) -> records.DatasetInfo:
-    """Writes a data set's shards, as far as they are not there yet.
+    """Writes a data set's shards, but for those that an earlier run has finished.
 
     Args:
         dataset: The description; its `coregister` says what is done about a shift.

@@ -462,7 +462,7 @@ def _naming(files: Files) -> Iterator[None]:
         yield
     except (RuntimeError, errors.InputError) as error:
         raise errors.InputError(
-            f"{_name(files)}: expected a header that makes sense, found: {errors.reason(error)}."
+            f"{_name(files)}: expected a sound header, found: {errors.reason(error)}."
         ) from None
 
 
@@ -645,9 +645,9 @@ def files_behind(file: str) -> tuple[Path, ...]:
 
 
 def exists(name: str) -> bool:
-    """Whether a raster of this machine is there, also within an archive.
+    """Whether a raster on this machine exists, also inside an archive.
 
-    What lies elsewhere only turns out when it is opened.
+    Whether one elsewhere does only turns out when it is opened.
     """
     path = names.on_disk(name)
     if path is None or not names.inside(name):
@@ -686,7 +686,8 @@ def read(
         (H, W, B) in the file's type.
 
     Raises:
-        InputError: A band or window that is not there, or a file that ends too early.
+        InputError: There is no such band, or the file ends too early.
+        ValueError: The window reaches over the border.
     """
     handle = _open_files.get(files)
     wanted = list(bands) or list(range(1, handle.RasterCount + 1))

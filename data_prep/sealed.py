@@ -63,7 +63,7 @@ def check_files(folder: Path, path: Path) -> None:
     """Compares the files that `seal_files` has seen with what they are now.
 
     Raises:
-        ValueError: One has changed, cannot be read or is not there; the message names it.
+        ValueError: One has changed, is missing or cannot be read; the message names it.
     """
     name = path.name
     try:

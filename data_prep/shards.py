@@ -134,7 +134,7 @@ def _blocks(dataset: Dataset, catalog: Catalog, tile_size: int) -> tuple[int, in
 
 
 def _check_share(dataset: Dataset, split: str, blocks: tuple[int, int, int]) -> None:
-    """Refuses a split that was asked for and got no block."""
+    """Refuses a split that is to have a share of the blocks and got none."""
     validation, test = dataset.shares
     name = {"train": "train", "val": "validation", "test": "test"}[split]
     share = {"train": 1 - validation - test, "val": validation, "test": test}[split]

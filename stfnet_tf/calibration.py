@@ -133,7 +133,7 @@ def _sampled(
 ) -> Sample:
     """Up to `PIXELS` of the pixels where the error is known: [n, bands, features], [n, bands].
 
-    A prediction so large that its square overflows is none.
+    Predictions so large that their squares overflow are left out.
     """
     finite = tf.reduce_all(tf.math.is_finite(features), (-2, -1))
     finite &= tf.reduce_all(tf.math.is_finite(error), -1)

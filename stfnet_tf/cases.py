@@ -69,7 +69,7 @@ def choose(
             one-sided); all of the split's where empty.
 
     Raises:
-        InputError: Nothing is left, or a date is not there.
+        InputError: No triplet is left, or a date has no image.
     """
     formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
     chosen = _named(images, formed, named) if named else formed[split]

@@ -104,7 +104,7 @@ class Checkpoints:
             InputError: There are only damaged ones, best weights without a state to go on from, or
                 a folder in a file's place.
         """
-        # What has a file's name and is none could not be replaced when that step is saved again.
+        # A folder under a file's name could not be replaced when that step is saved again.
         for place in self._folder.glob(f"{LAST}/step-*.*"):
             if place.is_dir():
                 raise errors.InputError(

@@ -93,7 +93,7 @@ def _doubt(known: Mapping[str, tf.Tensor], config: presets.ModelConfig, date: st
     """√|change| + √|discrepancy|, amplitudes around each pixel: how far to doubt one side.
 
     The change is the coarse one between the side's date and t2; the discrepancy is what the fine
-    and the coarse image of the side's date differ by, of which nobody knows how it went on.
+    and the coarse image of the side's date differ by, which may have changed until t2.
     """
     sigma = config.combination_sigma * config.ratio
     fine, coarse, middle = (known[f"{k}"] for k in (f"f{date}", f"c{date}", "c2"))

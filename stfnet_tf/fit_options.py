@@ -14,7 +14,7 @@ from stfnet_tf import presets, train_config
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-    """What is asked for; all else has defaults that suit one scene.
+    """What the user sets; everything else has defaults that suit one scene.
 
     Attributes:
         preset: A key of `presets.PRESETS`.

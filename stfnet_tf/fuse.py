@@ -232,8 +232,8 @@ def _check_flags() -> None:
         raise errors.InputError("--output_dir: expected a folder, found nothing.")
     if sum(map(bool, (FLAGS.fit or FLAGS.model_dir, FLAGS.saved_model))) != 1:
         raise errors.InputError(
-            "--model_dir, --saved_model, --fit: expected a model or the wish for one, found "
-            f"{'a run and an export' if FLAGS.saved_model else 'nothing'}."
+            "--model_dir, --saved_model, --fit: expected a run, an export, or --fit to train a "
+            f"model, found {'more than one' if FLAGS.saved_model else 'nothing'}."
         )
 
 

@@ -441,7 +441,7 @@ class _Output:
         self._truth.compare(cell, result)
 
     def fused(self) -> Fused:
-        """What there is to be said once the rasters are there."""
+        """What was made, once both rasters are there."""
         height, width = self._images.grid.shape
         return Fused(
             self.triplet,

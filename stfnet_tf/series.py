@@ -118,7 +118,7 @@ class _Date:
     Attributes:
         triplet: t2 and its neighbours.
         fingerprint: What its rasters are to be known by.
-        found: By what those that are there are known; None where there is none.
+        found: Fingerprints of the rasters that are there, as `_found` returns them.
     """
 
     triplet: triplets.Triplet
@@ -385,7 +385,7 @@ def _predictor(task: _Task) -> scene.Predictor:
 def _found(
     folder: Path, triplet: triplets.Triplet, images: catalog.Catalog
 ) -> tuple[str | None, ...]:
-    """For each raster of a date its fingerprint, "" where it has none, None where it is not."""
+    """The fingerprint of each raster of a date: "" for one without, None where none is there."""
     return tuple(_fingerprint(path, images.grid) for path in scene.paths(folder, triplet))
 
 

@@ -286,6 +286,9 @@ def test_composites_are_matched_to_the_dates_within_them(tmp_path):
     assert not images.has("coarse", DAY[2])
     assert images.source_date("coarse", DAY[1]) == DAY[0]
     assert (images.read("coarse", DAY[1]).dn == images.read("coarse", DAY[0]).dn).all()
+    # Of nine days the first is that of the composite, so that the last is eight days later.
+    path.write_text(path.read_text().replace("period_days = 10", "period_days = 9"))
+    assert not opened(path).has("coarse", DAY[1])
 
 
 def test_stack_of_dates(tmp_path):
@@ -490,6 +493,7 @@ def test_the_union_of_fine_images_of_which_one_has_no_crs(tmp_path):
     "stated, removed, message",
     [
         ({"scale": 2e-4}, ("scale",), "expected band 1 to state the scale .* 0.0001, found 0.0002"),
+        ({"scale": 1.005e-4}, ("scale",), "expected band 1 to state the scale .* found 0.0001005"),
         ({"scale": [1e-4, 5e-4]}, ("scale",), "expected band 2 to state the scale"),
         (
             {"scale": 1e-4, "offset": -0.1},

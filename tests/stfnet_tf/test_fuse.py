@@ -163,7 +163,7 @@ def test_a_wrong_scale_is_warned_of_before_any_work(tmp_path):
         ((*BY_NAME, "--output_dir=x", "--model_dir=nowhere"), "nowhere/model.json: expected"),
         ((*BY_NAME, "--output_dir=x", "--saved_model=nowhere"), "nowhere: expected a version fol"),
         (("--dataset=nowhere.toml", "--output_dir=x", "--fit"), "nowhere.toml: expected a TOML"),
-        (("--dataset=nowhere.toml", "--output_dir=x"), "expected a model or the wish for one"),
+        (("--dataset=nowhere.toml", "--output_dir=x"), "or --fit to train a model, found nothing"),
         (("words",), "arguments are flags"),
     ],
 )
