@@ -114,6 +114,17 @@ def test_seed_decides(name):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.parametrize(("name", "share"), [("spstfm", 0.95), ("elm", 0.95), ("lbf", 0.5)])
+def test_what_was_learned_comes_closer_than_the_coarse_change(name, share):
+    """Where t2 looks as t3 did, or as t1, the fine change is that from which was learned."""
+    inputs, _ = landscapes.scene(48)
+    f13 = inputs.f3 - inputs.f1
+    plain = np.sqrt(np.mean((inputs.c3 - inputs.c1 - f13) ** 2))
+    for side, c2 in enumerate((inputs.c3, inputs.c1)):
+        change = base.method(name).predict(dataclasses.replace(inputs, c2=c2)).changes[side]
+        assert np.sqrt(np.mean((change - f13) ** 2)) < share * plain
+
+
 @pytest.mark.parametrize("name", ["spstfm", "elm", "lbf"])
 def test_changes_lead_from_both_sides(name):
     inputs, _ = landscapes.scene(40)
