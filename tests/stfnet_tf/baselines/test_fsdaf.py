@@ -1,5 +1,7 @@
 """FSDAF's steps, each where its result is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,27 @@ def test_the_residual_of_a_block_is_kept():
     np.testing.assert_allclose(blocks.mean(shared), residual, atol=1e-12)
     same_sign = shared * residual[blocks.label] >= 0
     assert same_sign.all()
+
+
+def test_a_residual_is_shared_out_by_hand():
+    blocks = fsdaf.Blocks.of(np.ones((1, 3), bool), 3)
+    plate_error = np.array([[[0.04], [0.01], [-0.05]]])
+    homogeneity = np.array([[[1.0], [0.0], [0.8]]])
+    # 0.04 as the plate says, 0.02 evenly, and none where both together have the other sign.
+    shared = fsdaf._distribute(np.array([[0.02]]), plate_error, homogeneity, blocks)
+    np.testing.assert_allclose(shared[0, :, 0], [0.04, 0.02, 0.0])
+
+
+def test_within_one_class_the_change_follows_the_plate():
+    """A change that grows evenly across the land does so within coarse pixels, too."""
+    inputs, _ = landscapes.scene(48, one_sided=True)
+    noise = np.random.default_rng(0).normal(0, 1e-4, (48, 48, 2))
+    ramp = np.broadcast_to(np.linspace(0, 0.1, 48)[None, :, None], noise.shape)
+    still = np.full(noise.shape, 0.2, np.float32)
+    inputs = dataclasses.replace(
+        inputs, f1=(still + noise).astype(np.float32), c1=still, c2=(still + ramp).astype("float32")
+    )
+    change = fsdaf.Fsdaf(classes=1, neighbours=1).predict(inputs).f2 - inputs.f1
+    blocks = fsdaf.Blocks.of(inputs.valid_f1, inputs.ratio)
+    stepped = blocks.mean(ramp)[blocks.label]
+    assert np.abs(change - ramp).mean() < 0.3 * np.abs(stepped - ramp).mean()
