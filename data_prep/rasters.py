@@ -1061,8 +1061,8 @@ def create(
     """
     path = Path(path)
     if interleave:
-        names = {"BSQ": "BAND", "BIL": "LINE", "BIP": "PIXEL"}
-        value = names[interleave] if driver in ("GTiff", "COG") else interleave
+        tiff = {"BSQ": "BAND", "BIL": "LINE", "BIP": "PIXEL"}
+        value = tiff[interleave] if driver in ("GTiff", "COG") else interleave
         options = (*options, f"INTERLEAVE={value}")
     # Of two values for one key GDAL takes the first.
     chosen = dict(option.split("=", 1) for option in (*_CREATION.get(driver, ()), *options))
