@@ -167,12 +167,12 @@ def _bare(network_: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Callable[[]
 
 def _others(size: int, options: Options) -> measure.Seconds:
     """Seconds of this and of other methods on the same three bands in memory."""
-    from data_prep import rasters
+    from data_prep import grids
     from stfnet_tf import model
     from stfnet_tf.baselines import base
 
     images = workload.open_scene(workload.make(_scene(SIZES[0], options), SIZES[0], truth=False))
-    window = rasters.Window(0, 0, size, size)
+    window = grids.Window(0, 0, size, size)
     known: dict[str, np.ndarray] = {}
     for name in ("f1", "f3", "c1", "c2", "c3"):
         side = "fine" if name[0] == "f" else "coarse"

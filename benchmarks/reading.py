@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks import measure, training_step, workload
 from benchmarks.table import Options, Report
-from data_prep import rasters, records
+from data_prep import grids, rasters, records
 
 PATCHES = 1024
 
@@ -35,7 +35,7 @@ def run(options: Options) -> Report:
         for _ in range(count):
             row, col = (int(v) for v in places.integers(0, size - patch, 2))
             for file in files:
-                pixels = rasters.read(file, window=rasters.Window(row, col, patch, patch))
+                pixels = rasters.read(file, window=grids.Window(row, col, patch, patch))
                 valid = (pixels != -9999).all(-1)
                 np.where(valid[..., None], pixels * np.float32(1e-4), 0)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from data_prep import catalog, dataset, preparation, rasters, records, triplets
-from data_prep.rasters import Grid
+from data_prep import catalog, dataset, grids, preparation, rasters, records, triplets
+from data_prep.grids import Grid
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -53,14 +53,14 @@ size = 256
 
 def grid(size: int) -> Grid:
     """A square fine grid of `size` pixels."""
-    return Grid(size, size, (396000.0, PIXEL, 0.0, 6152000.0, 0.0, -PIXEL), rasters.crs_wkt(CRS))
+    return Grid(size, size, (396000.0, PIXEL, 0.0, 6152000.0, 0.0, -PIXEL), grids.crs_wkt(CRS))
 
 
 def coarse_grid(size: int) -> Grid:
     """A grid of pixels `RATIO` times as large that covers it."""
     count = -(-size // RATIO)
     pixel = PIXEL * RATIO
-    return Grid(count, count, (396000.0, pixel, 0.0, 6152000.0, 0.0, -pixel), rasters.crs_wkt(CRS))
+    return Grid(count, count, (396000.0, pixel, 0.0, 6152000.0, 0.0, -pixel), grids.crs_wkt(CRS))
 
 
 def make(folder: Path, size: int, native: bool = False, truth: bool = True) -> Path:
@@ -172,6 +172,6 @@ def _write(path: Path, pattern: np.ndarray, on: Grid) -> None:
         path, on, bands=len(BANDS), dtype="int16", nodata=-9999, options=options
     ) as raster:
         for row in range(0, on.height, _STRIP):
-            window = rasters.Window(row, 0, min(_STRIP, on.height - row), on.width)
+            window = grids.Window(row, 0, min(_STRIP, on.height - row), on.width)
             rows = np.arange(row, row + window.height) % height
             raster.write(window, pattern[rows][:, columns])

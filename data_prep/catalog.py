@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import archive, errors, names, quality, rasters, records, tiles
+from data_prep import archive, errors, grids, names, quality, rasters, records, tiles
 from data_prep.archive import Entry, Layer
 from data_prep.dataset import Dataset, Date, Side
-from data_prep.rasters import Grid, Window
+from data_prep.grids import Grid, Window
 
 BLOCK = 256
 _BLOCK_CACHE_BYTES = 48 * 2**20
@@ -304,7 +304,7 @@ class Catalog:
         """
         native = self.native_grid("coarse", date)
         row, col = self.grid.height / 2, self.grid.width / 2
-        there = rasters.locate(
+        there = grids.locate(
             self.grid, native, np.array([row, row + 1, row]), np.array([col, col, col + 1])
         )
         step = math.sqrt(abs(np.linalg.det(np.diff(there[[1, 0, 2]], axis=0))))
@@ -332,7 +332,7 @@ class Catalog:
             grid = self._place("fine", self._stated_grid("fine", date), date, first)
             # All four: in another system a rectangle is none.
             rows, cols = np.meshgrid([0, grid.height], [0, grid.width])
-            corners = rasters.locate(grid, first, rows.ravel(), cols.ravel())
+            corners = grids.locate(grid, first, rows.ravel(), cols.ravel())
             if not np.isfinite(corners).all():
                 raise errors.InputError(
                     f"{self.file('fine', date)}: expected a fine image with a place in the system "
@@ -398,7 +398,7 @@ class Catalog:
             native = self._place(side, self._stated_grid(side, date), date, self.grid)
             target = self.grid.moved(*(-k for k in self.shift(side, date)))
             try:
-                common = rasters.footprint(target, native)
+                common = grids.footprint(target, native)
             except errors.InputError as error:
                 raise errors.InputError(f"{self.file(side, date)}: {error}") from None
             if common is None:
@@ -537,12 +537,12 @@ class Catalog:
         target = self.grid.crop(cell).moved(-rows, -cols)
         native = self.native_grid(side, date)
         resampling = self.dataset.side(side).resampling
-        needed = rasters.footprint(target, native, resampling)
+        needed = grids.footprint(target, native, resampling)
         block = self._empty(side, cell)
         if needed is None:
             return block
         source = self.read_native(side, date, needed)
-        dn, share = rasters.warp(source.dn, native.crop(needed), target, resampling, source.valid)
+        dn, share = grids.warp(source.dn, native.crop(needed), target, resampling, source.valid)
         valid = share >= _LEAST_SHARE
         np.copyto(block.dn, _as_type(dn, block.dn.dtype), where=valid[..., None])
         block.valid[...] = valid
@@ -588,11 +588,11 @@ class Catalog:
             return read_usable(raster, bands, window, side.fill, side.valid_range)
         # A band of another resolution than the image's leading one, or of another extent.
         target = leading.crop(window)
-        needed = rasters.footprint(target, grid, side.resampling)
+        needed = grids.footprint(target, grid, side.resampling)
         if needed is None:
             return np.zeros((*window.shape, len(bands))), np.zeros(window.shape, bool)
         pixels, good = read_usable(raster, bands, needed, side.fill, side.valid_range)
-        moved, share = rasters.warp(pixels, grid.crop(needed), target, side.resampling, good)
+        moved, share = grids.warp(pixels, grid.crop(needed), target, side.resampling, good)
         return moved, share >= _LEAST_SHARE
 
     def _rejected(
@@ -601,7 +601,7 @@ class Catalog:
         """Where a quality layer rejects, grown, on a window of the image's own grid."""
         grid = self._own_grid(layer.raster, side, leading)
         target = leading.crop(window)
-        needed = window if grid is None else rasters.footprint(target, grid, "nearest")
+        needed = window if grid is None else grids.footprint(target, grid, "nearest")
         if needed is None:
             return np.ones(window.shape, bool)
         wide = tiles.expand(needed, side.dilate, *(grid or leading).shape)
@@ -611,7 +611,7 @@ class Catalog:
         bad = quality.grown(bad, side.dilate)
         if grid is None:
             return bad[window.moved(-wide.row, -wide.col).slices]
-        moved, share = rasters.warp(
+        moved, share = grids.warp(
             bad[..., None].astype(np.uint8), grid.crop(wide), target, "nearest"
         )
         return (moved[..., 0] > 0) | (share == 0)
@@ -621,7 +621,7 @@ def _stated(raster: rasters.Files, side: Side) -> Grid:
     """A raster's grid, with the side's assumed CRS where it states none."""
     grid = rasters.info(raster).grid
     if side.assume_crs and not grid.has_crs:
-        return dataclasses.replace(grid, crs=rasters.crs_wkt(side.assume_crs))
+        return dataclasses.replace(grid, crs=grids.crs_wkt(side.assume_crs))
     return grid
 
 

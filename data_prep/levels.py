@@ -8,7 +8,7 @@ from absl import logging
 from data_prep import errors
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
-from data_prep.rasters import Window
+from data_prep.grids import Window
 
 # Sensors, air and the land outside a window differ by less, units of reflectance by more.
 _FACTOR = 5.0

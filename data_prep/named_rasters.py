@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import dataset, dates, errors, names, rasters
+from data_prep import dataset, dates, errors, grids, names, rasters
 from data_prep.dataset import Date
 
 
@@ -285,7 +285,7 @@ def _side(
 
 def _crs(side: str, crs: str) -> str:
     try:
-        return rasters.crs_wkt(crs)
+        return grids.crs_wkt(crs)
     except errors.InputError:
         raise errors.InputError(
             f"--{side}_crs: expected a system such as EPSG:32613, found '{crs}'."

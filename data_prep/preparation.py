@@ -30,7 +30,7 @@ from data_prep import (
 )
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset, Date
-from data_prep.rasters import Window
+from data_prep.grids import Window
 from data_prep.triplets import Triplet
 
 PACKAGES = ("stfnet-tf", "gdal", "numpy", "scipy", "scikit-image")

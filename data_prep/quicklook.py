@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from data_prep import whole
 from data_prep.catalog import Catalog
-from data_prep.rasters import Window
+from data_prep.grids import Window
 
 _SHEET_PIXELS = 240  # of a thumbnail
 _SHEET_DATES = 16

@@ -17,7 +17,7 @@ import numpy as np
 from data_prep import errors, rasters, records, sealed, tiles
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset
-from data_prep.rasters import Window
+from data_prep.grids import Window
 from data_prep.triplets import Triplet
 
 PROGRESS = ".progress"

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data_prep import crops, landscape, observation, progress, rasters, sample_layout
+from data_prep import crops, grids, landscape, observation, progress, rasters, sample_layout
+from data_prep.grids import Grid
 from data_prep.landscape import Landscape
 from data_prep.observation import Atmosphere, Clouds, Sensor
-from data_prep.rasters import Grid, Writer
+from data_prep.rasters import Writer
 from data_prep.sample_layout import Date
 
 DN_SCALE = 1e-4
@@ -135,30 +136,30 @@ def fine_grid(size: int) -> Grid:
     """The fine images' grid: UTM zone 55 south, 25 m."""
     east, north = _ORIGIN
     transform = (east, PIXEL, 0.0, north, 0.0, -PIXEL)
-    return rasters.Grid(size, size, transform, rasters.crs_wkt(CRS))
+    return grids.Grid(size, size, transform, grids.crs_wkt(CRS))
 
 
 def _coarse_grid(grid: Grid, sample: Sample) -> CoarseGrid:
     """The part of MODIS' grid whose pixels have their centres in the land."""
     pixel = SINUSOIDAL_PIXEL
     west, north = _SINUSOIDAL_CORNER
-    world = rasters.Grid(
+    world = grids.Grid(
         36 * _TILE,
         18 * _TILE,
         (west, pixel, 0.0, north, 0.0, -pixel),
-        rasters.crs_wkt(SINUSOIDAL),
+        grids.crs_wkt(SINUSOIDAL),
     )
-    land = grid.crop(rasters.Window(-MARGIN, -MARGIN, sample.extent, sample.extent))
+    land = grid.crop(grids.Window(-MARGIN, -MARGIN, sample.extent, sample.extent))
     edge = np.linspace(0, sample.extent, 33)
     rows, cols = np.meshgrid(edge, edge, indexing="ij")
-    there = rasters.locate(land, world, rows.ravel(), cols.ravel())
+    there = grids.locate(land, world, rows.ravel(), cols.ravel())
     first = np.floor(there.min(0)).astype(int)
     last = np.ceil(there.max(0)).astype(int)
-    native = world.crop(rasters.Window(*(int(k) for k in (*first, *(last - first)))))
+    native = world.crop(grids.Window(*(int(k) for k in (*first, *(last - first)))))
     i, j = np.indices(native.shape) + 0.5
-    places = rasters.locate(native, land, i.ravel(), j.ravel()).reshape(*native.shape, 2)
+    places = grids.locate(native, land, i.ravel(), j.ravel()).reshape(*native.shape, 2)
     inside = np.all((places >= 0) & (places < sample.extent), axis=-1)
-    middle = rasters.locate(native, land, np.array([5.5, 6.5, 5.5]), np.array([5.5, 5.5, 6.5]))
+    middle = grids.locate(native, land, np.array([5.5, 6.5, 5.5]), np.array([5.5, 5.5, 6.5]))
     shear = observation.best_shear(middle[1] - middle[0], middle[2] - middle[0])
     tile = "h{1:02d}v{0:02d}".format(*((first + last) // 2 // _TILE))
     return CoarseGrid(native, tile, shear, places[..., 0], places[..., 1], inside)
@@ -247,7 +248,7 @@ class _Core:
         """Writes a (H, W, B) array's part of the fine image."""
         row, last = self.fine_rows
         if last > row:
-            window = rasters.Window(row, 0, last - row, self.sample.size)
+            window = grids.Window(row, 0, last - row, self.sample.size)
             raster.write(window, self.cut(array))
 
 
@@ -353,7 +354,7 @@ def _observe(
 
 
 def _write_rows(raster: Writer, rows: tuple[int, int], pixels: np.ndarray) -> None:
-    raster.write(rasters.Window(rows[0], 0, rows[1] - rows[0], pixels.shape[1]), pixels)
+    raster.write(grids.Window(rows[0], 0, rows[1] - rows[0], pixels.shape[1]), pixels)
 
 
 def _digital(reflectance: np.ndarray, least: int) -> np.ndarray:
@@ -439,7 +440,7 @@ def _source_places(
     nodes_r = np.arange(rows[0], rows[1] + step, step) + 0.5 + shift[0]
     nodes_c = np.arange(0, grid.width + step, step) + 0.5 + shift[1]
     r, c = np.meshgrid(nodes_r, nodes_c, indexing="ij")
-    there = rasters.locate(grid, source, r.ravel(), c.ravel()).reshape(*r.shape, 2)
+    there = grids.locate(grid, source, r.ravel(), c.ravel()).reshape(*r.shape, 2)
     at = np.meshgrid(
         np.arange(rows[1] - rows[0]) / step, np.arange(grid.width) / step, indexing="ij"
     )

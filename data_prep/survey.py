@@ -9,7 +9,7 @@ from typing import Any
 from data_prep import executors, registration, triplets
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
-from data_prep.rasters import Grid
+from data_prep.grids import Grid
 from data_prep.registration import Registration
 
 

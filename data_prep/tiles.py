@@ -1,6 +1,6 @@
 """Cutting a scene into windows, and giving a window its halo."""
 
-from data_prep.rasters import Window
+from data_prep.grids import Window
 
 
 def windows(height: int, width: int, size: int) -> list[Window]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import rasters, records, sealed
+from data_prep import grids, rasters, records, sealed
 from faults import raster_damage, samples
 from faults.processes import End
 
@@ -153,7 +153,7 @@ def all_masked(work: Path, snapshot: Path, file: str) -> bool:
     images = catalog.Catalog(dataset.load(work / kind / "set.toml"))
     side = "fine" if name.startswith("F") else "coarse"
     date = next(k for k in images.fine_dates if k.isoformat() in name)
-    window = rasters.Window(0, 0, *changed.shape)
+    window = grids.Window(0, 0, *changed.shape)
     return not images.read_native(side, date, window).valid[changed].any()
 
 

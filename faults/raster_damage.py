@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import rasters
+from data_prep import grids, rasters
 from faults.damage import Damage, Generator, replacing
 
 # A TIFF's tags for width, height, bits a sample and samples a pixel.
@@ -53,7 +53,7 @@ def holding(value: float) -> Damage:
     return _rewritten(change)
 
 
-def _moved(grid: rasters.Grid, pixels: float) -> rasters.Grid:
+def _moved(grid: grids.Grid, pixels: float) -> grids.Grid:
     return grid.moved(pixels, pixels)
 
 
@@ -92,7 +92,7 @@ ANY: dict[str, Damage] = {
     "stored as uint16": stored_as("uint16"),
     "stored as float64": stored_as("float64"),
     "no georeference": _rewritten(
-        lambda made, _: {"grid": rasters.Grid(made["grid"].width, made["grid"].height)}
+        lambda made, _: {"grid": grids.Grid(made["grid"].width, made["grid"].height)}
     ),
     "on the other side of the Earth": _rewritten(
         lambda made, _: {"grid": _moved(made["grid"], 1e5)}
@@ -101,7 +101,7 @@ ANY: dict[str, Damage] = {
         lambda made, _: {
             "pixels": made["pixels"][: made["pixels"].shape[0] // 2],
             "grid": made["grid"].crop(
-                rasters.Window(0, 0, made["grid"].height // 2, made["grid"].width)
+                grids.Window(0, 0, made["grid"].height // 2, made["grid"].width)
             ),
         }
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data_prep import rasters
+from data_prep import grids, rasters
 from faults.processes import Command, apart, forked
 
 DATES = ("2001-10-08", "2001-10-17", "2001-11-02", "2001-11-09")
@@ -105,11 +105,11 @@ def make(work: Path, place: Path, models: bool = True) -> None:
 def _images(folder: Path, kind: str) -> None:
     """Four dates of fine and coarse images and their description."""
     folder.mkdir()
-    crs = rasters.crs_wkt("EPSG:32655")
-    fine = rasters.Grid(SIZE, SIZE, (5e5, 30.0, 0.0, 6e6, 0.0, -30.0), crs)
+    crs = grids.crs_wkt("EPSG:32655")
+    fine = grids.Grid(SIZE, SIZE, (5e5, 30.0, 0.0, 6e6, 0.0, -30.0), crs)
     side = SIZE // RATIO
     step = 30.0 * RATIO
-    coarse = rasters.Grid(side, side, (5e5, step, 0.0, 6e6, 0.0, -step), crs)
+    coarse = grids.Grid(side, side, (5e5, step, 0.0, 6e6, 0.0, -step), crs)
     base = _land(7)
     for k, date in enumerate(DATES):
         image = np.clip(base + 0.25 * _land(k) - 500, 100, 9000)

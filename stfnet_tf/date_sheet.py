@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalog, rasters, triplets
+from data_prep import catalog, grids, rasters, triplets
 from data_prep.dataset import Date
 from stfnet_tf import fused_rasters, panels, scene
 
@@ -52,8 +52,7 @@ def _known(images: catalog.Catalog, date: Date) -> panels.Panel:
     step = _step(images)
     height, width = images.grid.shape
     lines = [
-        images.read("fine", date, rasters.Window(row, 0, 1, width))
-        for row in range(0, height, step)
+        images.read("fine", date, grids.Window(row, 0, 1, width)) for row in range(0, height, step)
     ]
     image = np.concatenate([line.dn[:, ::step] for line in lines])
     valid = np.concatenate([line.valid[:, ::step] for line in lines])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from data_prep import catalog, errors, rasters, records
+from data_prep import catalog, errors, grids, rasters, records
 
 # No land reflects twice the light that falls on it, and no index is as large.
 _LARGEST = 2.0
@@ -78,20 +78,18 @@ def _on_grid(
             "%s: interpolated onto the fine grid, %s, from %s; that smooths it.",
             *(path, target.describe(), stated.grid.describe()),
         )
-    window = rasters.footprint(target, grid, resampling)
+    window = grids.footprint(target, grid, resampling)
     if window is None:
         raise errors.InputError(
             f"{path}: expected a raster that overlaps the fine grid of {images.dataset.path} "
             f"({target.describe()}), found no common area with {stated.grid.describe()}."
         )
     pixels, usable = catalog.read_usable(path, bands, window)
-    pixels, share = rasters.warp(pixels, grid.crop(window), target, resampling, usable)
+    pixels, share = grids.warp(pixels, grid.crop(window), target, resampling, usable)
     return pixels[::step, ::step], share[::step, ::step] >= 0.5
 
 
-def _placed(
-    path: str, grid: rasters.Grid, target: rasters.Grid, images: catalog.Catalog
-) -> rasters.Grid:
+def _placed(path: str, grid: grids.Grid, target: grids.Grid, images: catalog.Catalog) -> grids.Grid:
     """The raster's grid in the fine grid's system."""
     if grid.geotransform and target.geotransform:
         both = grid.has_crs and target.has_crs
@@ -106,12 +104,12 @@ def _placed(
     return target
 
 
-def _coincide(grid: rasters.Grid, target: rasters.Grid) -> bool:
+def _coincide(grid: grids.Grid, target: grids.Grid) -> bool:
     """Whether the pixels of both are the same ones, whichever way rows and columns run."""
     if not grid.same_crs(target):
         return False
     rows, cols = np.array([0, target.height, 0]), np.array([0, 0, target.width])
-    there = rasters.locate(target, grid, rows, cols)
+    there = grids.locate(target, grid, rows, cols)
     sides = np.linalg.norm(there[1:] - there[0], axis=1)
     whole = np.allclose(there, np.rint(there), rtol=0, atol=_TOLERANCE)
     return whole and np.allclose(sides, target.shape, rtol=0, atol=_TOLERANCE)

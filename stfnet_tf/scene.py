@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import stfnet_tf
-from data_prep import catalog, errors, locks, progress, rasters, records, tiles, triplets
+from data_prep import catalog, errors, grids, locks, progress, rasters, records, tiles, triplets
 from stfnet_tf import checkpoints, fusion, model_card, presets, psf
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
@@ -263,9 +263,9 @@ def _run(function: Signature, batch: Arrays, change: Arrays) -> Arrays:
 def _read_ahead(
     images: catalog.Catalog,
     dates: Sequence[triplets.Triplet],
-    cells: list[rasters.Window],
+    cells: list[grids.Window],
     halo: int,
-) -> Generator[tuple[rasters.Window, tuple[slice, slice], list[Arrays]], None, None]:
+) -> Generator[tuple[grids.Window, tuple[slice, slice], list[Arrays]], None, None]:
     """Reads each window with its halo, a few windows ahead.
 
     Yields:
@@ -293,7 +293,7 @@ def _read_ahead(
 
 
 def _read(
-    images: catalog.Catalog, dates: Sequence[triplets.Triplet], window: rasters.Window
+    images: catalog.Catalog, dates: Sequence[triplets.Triplet], window: grids.Window
 ) -> list[Arrays]:
     """The five images and their masks; what a one-sided triplet lacks is nowhere valid."""
 
@@ -433,7 +433,7 @@ class _Output:
                 tags[f"STFNET_{name.upper()}"] = Path(file).name
         return tags
 
-    def write(self, cell: rasters.Window, result: Arrays) -> None:
+    def write(self, cell: grids.Window, result: Arrays) -> None:
         """Writes one window's F̂2, quality and sides."""
         self._known += int(np.count_nonzero(result["sides"]))
         self._image.write(cell, result["f2"])
@@ -483,7 +483,7 @@ class _Truth:
         self._total = np.zeros(len(images.dataset.bands))
         self.pixels = 0
 
-    def compare(self, cell: rasters.Window, result: Arrays) -> None:
+    def compare(self, cell: grids.Window, result: Arrays) -> None:
         if self._date is None:
             return
         encoding = self._images.encoding("fine")

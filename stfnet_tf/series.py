@@ -28,6 +28,7 @@ from data_prep import (
     catalog,
     errors,
     executors,
+    grids,
     locks,
     memory,
     names,
@@ -389,12 +390,12 @@ def _found(
     return tuple(_fingerprint(path, images.grid) for path in scene.paths(folder, triplet))
 
 
-def _fingerprint(path: Path, grid: rasters.Grid) -> str | None:
+def _fingerprint(path: Path, grid: grids.Grid) -> str | None:
     try:
         stated = rasters.tags(path)
         # A file that was cut off opens, but lacks what its end held.
         rasters.close_all()
-        rasters.read(str(path), (), rasters.Window(grid.height - 1, grid.width - 1, 1, 1))
+        rasters.read(str(path), (), grids.Window(grid.height - 1, grid.width - 1, 1, 1))
     except (errors.InputError, ValueError):
         return "" if path.exists() else None
     finally:

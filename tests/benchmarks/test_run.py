@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks import network, run, workload
-from data_prep import rasters
+from data_prep import grids
 from stfnet_tf import model, presets
 
 
@@ -40,7 +40,7 @@ def test_operations_are_those_of_the_networks_weights():
 def test_a_made_scene_is_read_like_any_other(tmp_path, native):
     described = workload.make(tmp_path, 96, native)
     images = workload.open_scene(described)
-    window = rasters.Window(10, 20, 30, 40)
+    window = grids.Window(10, 20, 30, 40)
     fine, coarse = (images.read(side, workload.DATES[1], window) for side in ("fine", "coarse"))
     assert fine.dn.shape == coarse.dn.shape == (30, 40, 6)
     assert fine.valid.all() and coarse.valid.all()

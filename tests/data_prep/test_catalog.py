@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from osgeo import gdal
 
-from data_prep import catalog, dataset, errors, rasters
-from data_prep.rasters import Grid, Window
+from data_prep import catalog, dataset, errors, grids, rasters
+from data_prep.grids import Grid, Window
 from tests.data_prep import tiny
 
 DAY = [datetime.date.fromisoformat(k) for k in tiny.DATES]
@@ -206,7 +206,7 @@ def test_bands_of_two_resolutions(tmp_path):
     )
     read = opened(path).read("fine", DAY[0])
     assert (read.dn[..., 0] == image[..., 0]).all()
-    wanted, _ = rasters.warp(
+    wanted, _ = grids.warp(
         tiny.blocks(image, 2)[..., 1:], tiny.grid(48, 40, size=60), fine, "bilinear"
     )
     assert np.abs(read.dn[..., 1] - wanted[..., 0]).max() <= 0.5
@@ -353,26 +353,26 @@ def test_bands_of_a_stack_have_names_of_their_own(tmp_path):
 
 def test_the_union_of_fine_images_in_two_systems_holds_them_whole(tmp_path):
     path = tiny.make(tmp_path, height=160, width=160)
-    west, zone_56 = tiny.grid(160, 160, x=7.5e5), rasters.crs_wkt("EPSG:32656")
+    west, zone_56 = tiny.grid(160, 160, x=7.5e5), grids.crs_wkt("EPSG:32656")
     for date in tiny.DATES:
         rewrite(tmp_path, f"F_{date}.tif", tiny.land(160, 160), west)
         coarse = tiny.blocks(tiny.land(160, 160), 8)
         rewrite(tmp_path, f"C_{date}.tif", coarse, tiny.grid(20, 20, size=240.0, x=7.5e5))
     anywhere = Grid(1, 1, (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), zone_56)
-    ((north, x),) = rasters.locate(west, anywhere, np.array([0.0]), np.array([160.0]))
+    ((north, x),) = grids.locate(west, anywhere, np.array([0.0]), np.array([160.0]))
     east = Grid(160, 160, (x, 30.0, 0.0, -north, 0.0, -30.0), zone_56)
     rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(160, 160), east)
     path.write_text(path.read_text() + '[grid]\nextent = "union"\n')
     images = opened(path)
     border = np.array([0.0, 0.0, 160.0, 160.0]), np.array([0.0, 160.0, 0.0, 160.0])
-    corners = rasters.locate(east, images.grid, *border)
+    corners = grids.locate(east, images.grid, *border)
     assert (corners > -0.51).all() and (corners < np.array(images.grid.shape) + 0.51).all()
 
 
 @pytest.mark.filterwarnings("error")
 def test_an_image_without_a_place_in_the_system_of_the_others_is_named(tmp_path):
     path = tiny.make(tmp_path)
-    nowhere = Grid(80, 96, (5e12, 30.0, 0.0, 6e12, 0.0, -30.0), rasters.crs_wkt("EPSG:32601"))
+    nowhere = Grid(80, 96, (5e12, 30.0, 0.0, 6e12, 0.0, -30.0), grids.crs_wkt("EPSG:32601"))
     rewrite(tmp_path, f"F_{tiny.DATES[1]}.tif", tiny.land(96, 80), nowhere)
     path.write_text(path.read_text() + '[grid]\nextent = "union"\n')
     with pytest.raises(
@@ -669,7 +669,7 @@ def test_bytes_of_four_bands_have_no_alpha(tmp_path):
 def test_pixel_sizes_in_metres_beside_grids_in_degrees(tmp_path):
     path = tiny.make(tmp_path)
     degrees = 0.00027
-    wgs84 = rasters.crs_wkt("EPSG:4326")
+    wgs84 = grids.crs_wkt("EPSG:4326")
     for k, date in enumerate(tiny.DATES):
         image = tiny.land(96, 80, seed=k)
         smooth = np.repeat(np.repeat(tiny.blocks(image, 8), 8, 0), 8, 1)
@@ -694,7 +694,7 @@ def test_the_ratio_of_oblong_pixels_is_the_root_of_that_of_their_areas(tmp_path)
 
 def test_wrong_crs_and_empty_intersection(tmp_path):
     path = tiny.make(tmp_path)
-    other = dataclasses.replace(tiny.grid(12, 10, size=240.0), crs=rasters.crs_wkt("EPSG:32610"))
+    other = dataclasses.replace(tiny.grid(12, 10, size=240.0), crs=grids.crs_wkt("EPSG:32610"))
     rewrite(tmp_path, f"C_{tiny.DATES[2]}.tif", tiny.land(12, 10), other)
     message = rf"C_{tiny.DATES[2]}\.tif: .*overlaps .*zone 55N.*no common area.*zone 10N"
     with pytest.raises(errors.InputError, match=message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_prep import catalog, crops, dataset, errors, make_sample, rasters, sample_layout
+from data_prep import catalog, crops, dataset, errors, grids, make_sample, rasters, sample_layout
 from data_prep import simulation as sim
 from data_prep.sample_layout import Date
 
@@ -194,7 +194,7 @@ def test_the_sinusoidal_pixels_see_the_land_beneath_them(made, sample):
     sigma = truth["coarse"]["psf_sigma_fine_pixels"]
     blurred = ndimage.gaussian_filter(clear, (sigma, sigma, 0))
     rows, cols = np.indices(pixels.shape[:2]) + 0.5
-    places = rasters.locate(stated.grid, sim.fine_grid(SIZE), rows.ravel(), cols.ravel())
+    places = grids.locate(stated.grid, sim.fine_grid(SIZE), rows.ravel(), cols.ravel())
     inside = ((places > 45) & (places < SIZE - 45)).all(-1)
     expected = np.stack(
         [ndimage.map_coordinates(blurred[..., k], places[inside].T - 0.5) for k in range(6)], -1

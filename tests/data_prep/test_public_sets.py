@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.io import netcdf_file
 
-from data_prep import catalog, dataset, errors, preparation, rasters, triplets
-from data_prep.rasters import Grid
+from data_prep import catalog, dataset, errors, grids, preparation, rasters, triplets
+from data_prep.grids import Grid
 from tests.data_prep import tiny
 
-AGD66 = rasters.crs_wkt("EPSG:20255")
+AGD66 = grids.crs_wkt("EPSG:20255")
 SIZE = 64
 
 

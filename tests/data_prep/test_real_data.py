@@ -14,6 +14,7 @@ from data_prep import (
     catalog,
     dataset,
     errors,
+    grids,
     preparation,
     quality,
     rasters,
@@ -21,7 +22,7 @@ from data_prep import (
     shards,
     triplets,
 )
-from data_prep.rasters import Grid, Window
+from data_prep.grids import Grid, Window
 from tests.data_prep import decoding, tiny
 
 DAY = datetime.date.fromisoformat
@@ -97,9 +98,9 @@ def beside_modis(tmp_path, source, sensor, date, crs, size, more=""):
     modis = rasters.info(rasters.subdataset(str(source), band)).grid
     seen = rasters.read(rasters.subdataset(str(source), band))[..., 0] != -28672
     middle = np.argwhere(seen).mean(0)
-    wkt = rasters.crs_wkt(crs)
+    wkt = grids.crs_wkt(crs)
     everywhere = Grid(1, 1, (0, 30, 0, 0, 0, -30), wkt)
-    row, col = np.round(rasters.locate(modis, everywhere, middle[:1], middle[1:])[0] - size / 2)
+    row, col = np.round(grids.locate(modis, everywhere, middle[:1], middle[1:])[0] - size / 2)
     fine = Grid(size, size, (col * 30, 30, 0, -row * 30, 0, -30), wkt)
     rasters.write(tmp_path / "fine.tif", tiny.land(size, size, 6), fine)
     path = tmp_path / "x.toml"

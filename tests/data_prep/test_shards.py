@@ -24,7 +24,7 @@ from data_prep import (
     shards,
     triplets,
 )
-from data_prep.rasters import Window
+from data_prep.grids import Window
 from tests.data_prep import decoding, tiny
 
 DAYS = tuple(

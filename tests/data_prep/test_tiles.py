@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep import tiles
-from data_prep.rasters import Window
+from data_prep.grids import Window
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(7, 5, 3), (8, 8, 4), (3, 9, 16)])

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data_prep import rasters
-from data_prep.rasters import Grid
+from data_prep import grids, rasters
+from data_prep.grids import Grid
 
-UTM = rasters.crs_wkt("EPSG:32655")
+UTM = grids.crs_wkt("EPSG:32655")
 SINUSOIDAL = "+proj=sinu +R=6371007.181 +units=m +no_defs"
 DATES = ("2001-10-08", "2001-10-17", "2001-11-02")
 BANDS = ("green", "nir")

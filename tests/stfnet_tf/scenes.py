@@ -6,13 +6,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from data_prep import catalog, dataset, rasters, records
+from data_prep import catalog, dataset, grids, rasters, records
 from stfnet_tf import checkpoints, fusion, model, presets, scene
 
 BANDS = ("red", "nir")
 DATES = ("2001-05-24", "2001-07-11", "2001-08-12")
 CRS = "EPSG:32755"
-GRID = rasters.Grid(70, 50, (400000.0, 30.0, 0.0, 6200000.0, 0.0, -30.0), rasters.crs_wkt(CRS))
+GRID = grids.Grid(70, 50, (400000.0, 30.0, 0.0, 6200000.0, 0.0, -30.0), grids.crs_wkt(CRS))
 
 TOML = """
 name = "made"
@@ -39,7 +39,7 @@ def make(
     folder: Path,
     without: tuple[str, ...] = (),
     between: tuple[str, ...] = (),
-    grid: rasters.Grid = GRID,
+    grid: grids.Grid = GRID,
     floating: bool = False,
 ) -> catalog.Catalog:
     """Three dates of fine and coarse images with a few clouds.

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_prep import rasters
+from data_prep import grids, rasters
 from stfnet_tf import cases, checkpoints, fusion, scene
 from tests.stfnet_tf import scenes
 
@@ -182,7 +182,7 @@ def test_what_is_assumed_of_the_rasters_is_said(tmp_path):
     scenes.make(tmp_path)
     for date in scenes.DATES:
         path = tmp_path / f"coarse_{date.replace('-', '')}.tif"
-        rasters.write(path, rasters.read(str(path)), rasters.Grid(70, 50), nodata=-9999)
+        rasters.write(path, rasters.read(str(path)), grids.Grid(70, 50), nodata=-9999)
     done = run(
         "compare", f"--dataset={tmp_path / 'made.toml'}", f"--output_dir={tmp_path / 'out'}",
         "--methods=copy",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import errors, rasters, records
+from data_prep import errors, grids, rasters, records
 from stfnet_tf import checkpoints, fitting, fuse
 from tests.stfnet_tf import scenes
 
@@ -122,7 +122,7 @@ def test_what_is_assumed_of_the_rasters_is_said(tmp_path):
     scenes.make(tmp_path)
     for date in scenes.DATES:
         path = tmp_path / f"coarse_{date.replace('-', '')}.tif"
-        rasters.write(path, rasters.read(str(path)), rasters.Grid(70, 50), nodata=-9999)
+        rasters.write(path, rasters.read(str(path)), grids.Grid(70, 50), nodata=-9999)
     flags = f"--dataset={tmp_path / 'made.toml'}", f"--output_dir={tmp_path / 'out'}"
     done = run(*flags, "--model_dir=nowhere")
     assert done.stdout == (

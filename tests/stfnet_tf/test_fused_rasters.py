@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 from osgeo import gdal
 
-from data_prep import catalog, dataset, errors, rasters
+from data_prep import catalog, dataset, errors, grids, rasters
 from stfnet_tf import fused_rasters
 from tests.data_prep import tiny
 
@@ -45,12 +45,12 @@ def read(tmp_path, images):
 def test_the_same_image_however_its_rows_and_columns_run(read, said):
     x, size, _, y, _, _ = GRID.geotransform
     south_up = (x, size, 0, y - 96 * size, 0, size)
-    turned = rasters.Grid(96, 80, (x, 0, size, y, -size, 0), tiny.UTM)
+    turned = grids.Grid(96, 80, (x, 0, size, y, -size, 0), tiny.UTM)
     for pixels, grid in (
         (IMAGE, GRID),
         (IMAGE[::-1], dataclasses.replace(GRID, geotransform=south_up)),
         (IMAGE.transpose(1, 0, 2), turned),
-        (IMAGE, rasters.Grid(80, 96)),
+        (IMAGE, grids.Grid(80, 96)),
         (IMAGE, dataclasses.replace(GRID, crs="")),
     ):
         found, valid = read(pixels, grid)
@@ -152,7 +152,7 @@ def test_what_cannot_be_told_is_refused(read):
     with pytest.raises(errors.InputError, match=r"expected 2 bands \(green, nir\)"):
         read(IMAGE[..., :1])
     with pytest.raises(errors.InputError, match="one of the fine grid's 80 × 96 pixels"):
-        read(IMAGE[:90], rasters.Grid(80, 90))
+        read(IMAGE[:90], grids.Grid(80, 90))
 
 
 def test_expected_errors_lie_where_their_image_does(tmp_path, images):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import rasters, records
+from data_prep import grids, rasters, records
 from stfnet_tf import fusion, model, presets
 
 BANDS = ("red", "nir")
@@ -160,7 +160,7 @@ def test_a_float_that_equals_nodata_is_told_from_it_by_gdal(tmp_path, fill):
     known = np.array([[True, False, True]])
     written = fusion.encode(image[None], known[None, ..., None], encoding).numpy()[0]
     np.testing.assert_allclose(written, image, rtol=2e-6, atol=1e-30)
-    rasters.write(tmp_path / "a.tif", written, rasters.Grid(3, 1), nodata=encoding.nodata)
+    rasters.write(tmp_path / "a.tif", written, grids.Grid(3, 1), nodata=encoding.nodata)
     from osgeo import gdal
 
     opened = gdal.Open(str(tmp_path / "a.tif"))

@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from data_prep import catalog, dataset, errors, rasters, triplets
+from data_prep import catalog, dataset, errors, grids, rasters, triplets
 from stfnet_tf import export, fusion, scene
 from tests.stfnet_tf import scenes
 
@@ -109,7 +109,7 @@ def test_rasters_are_cloud_optimized_by_gdals_own_judgement(tmp_path, size):
     from osgeo import gdal
     from osgeo_utils.samples import validate_cloud_optimized_geotiff
 
-    grid = rasters.Grid(size, 50 if size < 512 else size, scenes.GRID.geotransform, scenes.GRID.crs)
+    grid = grids.Grid(size, 50 if size < 512 else size, scenes.GRID.geotransform, scenes.GRID.crs)
     images = scenes.make(tmp_path, grid=grid)
     fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
     for path in (fused.path, fused.quality_path):
@@ -121,7 +121,7 @@ def test_rasters_are_cloud_optimized_by_gdals_own_judgement(tmp_path, size):
 
 def test_overviews_mix_no_sides(tmp_path):
     """What is none of the four codes was averaged."""
-    grid = rasters.Grid(600, 600, scenes.GRID.geotransform, scenes.GRID.crs)
+    grid = grids.Grid(600, 600, scenes.GRID.geotransform, scenes.GRID.crs)
     images = scenes.make(tmp_path, grid=grid)
     fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
     small = rasters.read(str(fused.quality_path), shape=(300, 300))[..., -1]

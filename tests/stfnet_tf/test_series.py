@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import catalog, errors, executors, locks, named_rasters, rasters, triplets
+from data_prep import catalog, errors, executors, grids, locks, named_rasters, rasters, triplets
 from stfnet_tf import date_sheet, export, fit_options, fuse, fusion, scene, series
 from tests.stfnet_tf import scenes
 
@@ -140,7 +140,7 @@ def test_another_model_shift_or_triplet_is_another_raster(images, source, tmp_pa
 
 
 def test_a_raster_of_unknown_origin_is_not_replaced(images, source, tmp_path):
-    rasters.write(tmp_path / "out" / "2001-06-09.tif", np.ones((2, 2, 1)), rasters.Grid(2, 2))
+    rasters.write(tmp_path / "out" / "2001-06-09.tif", np.ones((2, 2, 1)), grids.Grid(2, 2))
     with pytest.raises(errors.InputError, match=r"2001-06-09\.tif: expected nothing"):
         fused(images, source, tmp_path / "out")
 
@@ -151,7 +151,7 @@ def test_one_program_at_a_time(images, source, tmp_path):
         with pytest.raises(errors.InputError, match=r"2001-06-25\.tif: expected to be the only"):
             fused(images, source, out)
     plan = series.Plan.of(images, source, dates(images), out)
-    rasters.write(out / "2001-06-25.tif", np.ones((2, 2, 1)), rasters.Grid(2, 2))
+    rasters.write(out / "2001-06-25.tif", np.ones((2, 2, 1)), grids.Grid(2, 2))
     with pytest.raises(errors.InputError, match="written by another meanwhile"):
         list(plan.run(32))
     assert rasters.read(str(out / "2001-06-25.tif")).shape == (2, 2, 1)
