@@ -1,6 +1,7 @@
 """What all tests share: where the real data lie, and a quiet TensorFlow."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,10 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow Addons must see the Keras that the package uses; read when TensorFlow is imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+# A shell has what it starts in the background ignore Ctrl-C, and the programs under test with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, so that a run that passed passes; `make properties` looks for others.
 hypothesis.settings.register_profile(
