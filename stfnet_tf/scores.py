@@ -35,7 +35,6 @@ LBP_ROUNDING = 1e-7
 NORMALISED_DIFFERENCE_FLOOR = 1e-5
 EDGE_QUANTILE = 0.9
 
-BAND_MEASURES = ("rmse", "bias", "aad", "cc", "psnr", "ssim", "uiqi", "edge", "lbp")
 IMAGE_MEASURES = ("sam_deg", "ergas")
 # Where the best value lies: -1 smaller is better, +1 larger, 0 nearest to zero.
 BEST = {
@@ -276,6 +275,11 @@ class Scores:
         return {"method": self.method, "date": self.date, "pixels": self.pixels, **measures}
 
 
+BAND_MEASURES = {
+    measure.__name__: measure for measure in (rmse, bias, aad, cc, psnr, ssim, uiqi, edge, lbp)
+}
+
+
 def score(
     reference: np.ndarray,
     prediction: np.ndarray,
@@ -310,13 +314,10 @@ def score(
         if image.shape != expected:
             raise ValueError(f"{name} has shape {image.shape}, expected {expected}")
     valid = valid & np.isfinite(reference).all(axis=-1) & np.isfinite(prediction).all(axis=-1)
-    measures = (rmse, bias, aad, cc, psnr, ssim, uiqi, edge, lbp)
     planes = range(len(bands))
     per_band = {
-        measure.__name__: tuple(
-            measure(reference[..., b], prediction[..., b], valid) for b in planes
-        )
-        for measure in measures
+        name: tuple(measure(reference[..., b], prediction[..., b], valid) for b in planes)
+        for name, measure in BAND_MEASURES.items()
     }
     if changes is not None:
         f12, f23, f13 = changes
