@@ -85,6 +85,12 @@ def main(argv: Sequence[str]) -> None:
         for spec in specs
         if spec in asked or evaluate.usable(methods[spec], case)
     ]
+    if not jobs:
+        raise errors.InputError(
+            f"--methods: expected one that needs no later pair, because "
+            f"{', '.join(case.label for case in read)} of {images.dataset.path} has none, found "
+            f"{', '.join(names.values())}."
+        )
     results: dict[str, dict[str, base.Prediction]] = {case.label: {} for case in read}
     costs = {}
     for spec, case in progress.track(jobs, "Predicting", len(jobs)):

@@ -159,6 +159,11 @@ def test_evaluate_a_model(made):
         ("compare", ["--methods=copy,kriging"], "starfm_both, paper, plus, or NAME=FOLDER"),
         ("compare", ["--methods=copy,copy"], "expected every name once"),
         ("compare", ["--dates=yesterday"], "--dates: expected dates such as 2001-07-11"),
+        (
+            "compare",
+            ["--methods=estarfm", "--dates=2001-05-24/2001-07-11"],
+            "--methods: expected one that needs no later pair, because 2001-07-11 of",
+        ),
     ],
 )
 def test_wrong_flags_are_one_sentence(made, program, flags, sentence, tmp_path):
