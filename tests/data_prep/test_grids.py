@@ -3,9 +3,13 @@ import pytest
 from osgeo import gdal
 from scipy import ndimage
 
-from data_prep import grids, rasters
+from data_prep import dataset, grids, rasters
 from data_prep.grids import Grid, Window
 from tests.data_prep import tiny
+
+
+def test_every_resampling_may_be_described():
+    assert tuple(grids.RESAMPLING) == dataset.RESAMPLING
 
 
 def test_grid_positions_and_coordinates_are_inverse_and_by_hand():

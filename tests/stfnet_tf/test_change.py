@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from stfnet_tf import change
+from stfnet_tf import change, presets
+
+
+def test_every_operator_may_be_chosen():
+    assert tuple(change.OPERATORS) == presets.CHANGE_OPERATORS
 
 
 @pytest.mark.parametrize("name", change.OPERATORS)

@@ -1,8 +1,10 @@
 """FIT-FC's regression and filter against plain computations."""
 
+import datetime
+
 import numpy as np
 
-from stfnet_tf.baselines import fitfc, windows
+from stfnet_tf.baselines import base, fitfc, windows
 
 
 def test_local_lines_are_least_squares():
@@ -23,6 +25,20 @@ def test_a_constant_image_changes_by_the_difference():
     slope, intercept = fitfc._local_lines(x, x + 0.05, np.ones((9, 9), bool), 5)
     np.testing.assert_allclose(slope, 1)
     np.testing.assert_allclose(intercept, 0.05, atol=1e-12)
+
+
+def test_the_regression_looks_at_coarse_pixels():
+    """Within a coarse pixel nothing varies: a window of as many fine pixels would see no slope."""
+    rng = np.random.default_rng(2)
+    c1 = np.kron(rng.uniform(0.1, 0.4, (6, 6, 1)), np.ones((8, 8, 1)))
+    f1 = c1 + rng.normal(0, 0.01, c1.shape)
+    t1 = datetime.date(2001, 1, 1)
+    inputs = base.Inputs(
+        f1, c1, 0.1 + 1.5 * c1, *np.ones((3, 48, 48), bool),
+        dates=(t1, t1 + datetime.timedelta(8), None), ratio=8.0,
+    )  # fmt: skip
+    found = fitfc.FitFc(coarse_window=5, neighbours=1).predict(inputs)
+    np.testing.assert_allclose(found.f2, 0.1 + 1.5 * f1, atol=1e-5)
 
 
 def test_mean_of_similar_by_sorting():
