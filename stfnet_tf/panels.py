@@ -160,8 +160,13 @@ def sheet(
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     if scale is not None:
-        bar = figure.colorbar(scale, ax=list(axes.flat), shrink=0.6, pad=0.01, extend="max")
-        bar.set_label("mean |error|, reflectance", fontsize=9)
+        wide, high = figure.get_size_inches()
+        long, thick = min(0.6 * high, 7.0), 0.25  # inches; matplotlib would thicken a long bar
+        bar = figure.colorbar(
+            scale, ax=list(axes.flat), shrink=long / high, aspect=long / thick,
+            fraction=thick / wide, pad=0.01, extend="max",
+        )  # fmt: skip
+        bar.set_label("mean |error|, reflectance", fontsize=10)
     return _save(figure, path)
 
 
