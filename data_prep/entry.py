@@ -24,10 +24,10 @@ from absl import app, flags, logging
 from data_prep import errors
 
 # As shells count: 128 and the signal's number.
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 _STOPPED = "Stopped by {}; what was finished before is kept, and the same command starts again."
+# The signals that have come, in their order.
+_received: list[int] = []
 
 
 class _Terminated(SystemExit):
@@ -48,6 +48,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.get_verbosity())
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one to be ignored
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             if len(argv) > 1:
                 raise errors.InputError(
@@ -82,13 +84,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 sys.stdout.flush()
     # Here, because they may come at any moment, on the way out as well.
     except KeyboardInterrupt:
-        sys.exit(_say(_STOPPED.format("Ctrl-C"), EXIT_INTERRUPTED))
+        sys.exit(_stopped(signal.SIGINT))
     except _Terminated:
-        sys.exit(_say(_STOPPED.format("SIGTERM"), EXIT_TERMINATED))
+        sys.exit(_stopped(signal.SIGTERM))
     except BrokenPipeError:
         # Nobody reads on, as in "… | head"; the interpreter would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
+    except Exception:
+        # Code in C that is interrupted may make another error of it.
+        if not _received:
+            raise
+        sys.exit(_stopped(_received[-1]))
 
 
 def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -109,8 +116,18 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _terminate(*_: Any) -> NoReturn:
-    raise _Terminated(EXIT_TERMINATED)
+def _stopped(number: int) -> int:
+    return _say(_STOPPED.format("Ctrl-C" if number == signal.SIGINT else "SIGTERM"), 128 + number)
+
+
+def _interrupt(number: int, _: Any) -> NoReturn:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _terminate(number: int, _: Any) -> NoReturn:
+    _received.append(number)
+    raise _Terminated(128 + number)
 
 
 def _parse(argv: list[str]) -> list[str]:
