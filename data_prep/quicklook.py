@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep import whole
+from data_prep import false_colours, whole
 from data_prep.catalog import Catalog
 from data_prep.grids import Window
 
@@ -54,27 +54,18 @@ def plot(
                 continue
             axis.imshow(next(pictures), interpolation="nearest")
             axis.set_title(f"{side} {seen['date']}\n{seen[side]['valid']:.0%} valid", fontsize=8)
-    figure.suptitle(
-        f"{found['name']}: {', '.join(_shown_bands(images))}; magenta: not valid", fontsize=10
-    )
+    bands = images.dataset.bands
+    names = "/".join(bands[b] for b in false_colours.shown(bands))
+    figure.suptitle(f"{found['name']}  ({names}); magenta: not valid", fontsize=10)
     with whole.replacing(path) as scratch:
         figure.savefig(scratch, format="png", dpi=120)
-
-
-def _shown_bands(images: Catalog) -> list[str]:
-    """Three bands for red, green and blue, or the only one."""
-    bands = list(images.dataset.bands)
-    for chosen in (["red", "green", "blue"], ["nir", "red", "green"]):
-        if set(chosen) <= set(bands):
-            return chosen
-    return bands[:3] if len(bands) >= 3 else bands[:1]
 
 
 def _thumbnail(images: Catalog, side: str, date: str) -> tuple[np.ndarray, np.ndarray]:
     """Every n-th pixel, row of tiles by row of tiles: digital numbers (h, w, 1 or 3), validity."""
     height, width = images.grid.shape
     step = max(1, -(-max(height, width) // _SHEET_PIXELS))
-    bands = [images.dataset.bands.index(k) for k in _shown_bands(images)]
+    bands = list(false_colours.shown(images.dataset.bands))
     day = datetime.date.fromisoformat(date)
     strips, masks = [], []
     for row in range(0, height, 256 * step):

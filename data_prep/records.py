@@ -44,7 +44,12 @@ def side_of(image: str) -> str:
 
 
 def holds(dtype: str, value: float) -> bool:
-    """Whether a pixel of that type can have that value, in its precision."""
+    """Whether a pixel of a type can have a value, in the type's precision.
+
+    Args:
+        dtype: NumPy's name of the type.
+        value: A digital number, such as a nodata value that a file states.
+    """
     if np.issubdtype(dtype, np.floating):
         with np.errstate(over="ignore"):
             return math.isinf(value) or not np.isinf(np.dtype(dtype).type(value))

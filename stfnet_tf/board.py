@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_prep import records
+from data_prep import false_colours, records
 from stfnet_tf import combination
 
-# Bands shown as red, green and blue, by name; the first complete choice wins.
-FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
 # Black and white lie this many standard deviations from the data set's mean.
 STRETCH = 2.5
 GAP = 4
@@ -101,9 +99,7 @@ def panel(
     Returns:
         uint8, [1, 2 × height + gap, 3 × width + gaps, 1 or 3].
     """
-    names = [band.lower() for band in info.bands]
-    choice = next((c for c in FALSE_COLOURS if set(c) <= set(names)), (names[0],))
-    bands = [names.index(name) for name in choice]
+    bands = list(false_colours.shown(info.bands))
     mean, std = (np.asarray(info.statistics["fine"][k])[bands] for k in ("mean", "std"))
     std = np.maximum(std, 1e-4)
 

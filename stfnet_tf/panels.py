@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from data_prep import whole
+from data_prep import false_colours, whole
 from stfnet_tf import scores
 
 DPI = 130
@@ -32,8 +32,6 @@ INVALID_BLUE = (INVALID_GREY, 0.6, 0.9)
 STRETCH_PERCENTILES = (1.0, 99.0)
 # The error scale ends at this share of the stretch, rounded to 1, 2 or 5 times a power of ten.
 ERROR_SHARE = 0.12
-# Bands shown as red, green and blue, by name; the first complete choice wins.
-FALSE_COLOURS = (("nir", "red", "green"), ("red", "green", "blue"))
 ERROR_COLOURS = "magma"
 # Colours that the colour-blind tell apart (Okabe and Ito 2008); a band called green is green.
 BAND_COLOURS = {
@@ -73,7 +71,7 @@ class Stretch:
             valids: Their masks.
             bands: Names of the bands.
         """
-        shown = _shown_bands(bands)
+        shown = false_colours.shown(bands)
         pixels = np.concatenate([i[v] for i, v in zip(images, valids, strict=True)])
         if not len(pixels):
             pixels = np.array([[0.0] * len(bands), [1.0] * len(bands)])
@@ -403,15 +401,6 @@ def _angle_of(edge: float) -> float:
 
 def _edge_of(angle: float) -> float:
     return 1 - 2 * angle / math.pi
-
-
-def _shown_bands(bands: Sequence[str]) -> tuple[int, ...]:
-    """NIR, red and green where the names say so, else the last three bands, else the first."""
-    places = {name.lower(): b for b, name in enumerate(bands)}
-    for choice in FALSE_COLOURS:
-        if all(name in places for name in choice):
-            return tuple(places[name] for name in choice)
-    return tuple(reversed(range(len(bands))))[:3] if len(bands) >= 3 else (0,)
 
 
 def _round_number(value: float) -> float:

@@ -278,6 +278,7 @@ class Scores:
 BAND_MEASURES = {
     measure.__name__: measure for measure in (rmse, bias, aad, cc, psnr, ssim, uiqi, edge, lbp)
 }
+"""Measures of one band, by name, in the order of the tables."""
 
 
 def score(
