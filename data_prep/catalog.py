@@ -56,20 +56,28 @@ class Catalog:
         dataset: The description.
         shifts: For coarse dates, the rows and columns (fine pixels, down and right) by which the
             coarse image is moved to match the fine ones.
+        clouds: For coarse dates, pixels of the fine grid that are not used; see `residual_clouds`.
 
     Attributes:
         dataset: The description.
         grid: The grid of all that is read: the fine images'.
         shifts: As given.
+        clouds: As given.
         notes: What was assumed about files that do not state it, one sentence each.
 
     Raises:
         InputError: No images, or grids that cannot be brought together.
     """
 
-    def __init__(self, dataset: Dataset, shifts: Mapping[Date, tuple[float, float]] | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        shifts: Mapping[Date, tuple[float, float]] | None = None,
+        clouds: Mapping[Date, quality.CellMask] | None = None,
+    ):
         self.dataset = dataset
         self.shifts = dict(shifts or {})
+        self.clouds = dict(clouds or {})
         self.notes: list[str] = []
         self._entries = {k: archive.find(dataset, dataset.side(k)) for k in ("fine", "coarse")}
         for name, entries in self._entries.items():
@@ -94,8 +102,11 @@ class Catalog:
         All of it, for each of thousands of dates, would take longer than their images. Grid,
         encodings and ratio stay as they are.
         """
+        dates = tuple(dates)
         part = copy.copy(self)
         part._blocks = collections.OrderedDict()
+        masks = {date: self.residual_clouds(date) for date in dates}
+        part.clouds = {date: mask for date, mask in masks.items() if mask is not None}
         part._entries = {side: {} for side in self._entries}
         first = next(iter(self._entries["coarse"]))  # the ratio is told by it
         for side, date in (("coarse", first), *itertools.product(self._entries, dates)):
@@ -103,6 +114,13 @@ class Catalog:
                 part._entries[side][entry.date] = entry
         part._native = {k: v for k, v in self._native.items() if k[1] in part._entries[k[0]]}
         return part
+
+    def without(self, clouds: Mapping[Date, quality.CellMask]) -> "Catalog":
+        """The catalog with what lies under some clouds left out of its coarse images."""
+        screened = copy.copy(self)
+        screened._blocks = collections.OrderedDict()
+        screened.clouds = dict(clouds)
+        return screened
 
     # --- what there is ---
 
@@ -461,6 +479,19 @@ class Catalog:
         window = window or self.grid.window
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} reaches over the border of {self.grid.shape}")
+        image = self._read(side, date, window)
+        if side == "coarse" and (clouds := self.residual_clouds(date)) is not None:
+            image = Image(image.dn, image.valid & ~clouds.read(window))
+        return image
+
+    def residual_clouds(self, date: Date) -> quality.CellMask | None:
+        """What is left out of a coarse image as such, None for nothing."""
+        own = self.clouds.get(date)
+        if own is None and self.clouds and self.has("coarse", date):
+            own = self.clouds.get(self.source_date("coarse", date))
+        return own
+
+    def _read(self, side: str, date: Date, window: Window) -> Image:
         offset = self._copy_offset(side, date)
         if offset is not None:
             return self._copy(side, date, window, offset)

@@ -26,6 +26,7 @@ SUPERVISION = ("triplet", "pair")
 RESAMPLING = ("nearest", "bilinear", "cubic", "average")
 EXTENTS = ("first", "intersection", "union")
 COREGISTER = ("off", "report", "apply")
+RESIDUAL_CLOUDS = ("keep", "reject")
 RULES = ("consecutive", "all")
 SPLITS_BY = ("dates", "blocks")
 
@@ -101,6 +102,10 @@ class Side:
         pixel_size: Size of the sensor's own pixel in metres, where images were resampled since.
         psf_fwhm: Full width at half maximum of the sensor's point spread function, in its pixels.
         ratio: Own pixel size over the fine one; None computes it from the grids.
+        residual_clouds: Of coarse images of two bands or more: "reject" leaves out what is far
+            brighter in every band than on the dates with both images before and after, as clouds
+            are that no quality layer names; "keep" takes it for what it is, as by default where
+            there is a quality layer.
     """
 
     name: str
@@ -122,6 +127,7 @@ class Side:
     pixel_size: float | None = None
     psf_fwhm: float = 1.0
     ratio: float | None = None
+    residual_clouds: str = "keep"
 
     @property
     def split_by_band(self) -> bool:
@@ -210,6 +216,19 @@ class Dataset:
     def side(self, name: str) -> Side:
         """`fine` or `coarse` by name."""
         return {"fine": self.fine, "coarse": self.coarse}[name]
+
+    def correcting(self, coregister: str | None, residual_clouds: str | None) -> "Dataset":
+        """The description with other corrections of its coarse images, where not None.
+
+        Raises:
+            InputError: Residual clouds cannot be told in a single band.
+        """
+        coarse = self.coarse
+        if residual_clouds:
+            _check_screening(residual_clouds, self.bands, "--")
+            coarse = dataclasses.replace(coarse, residual_clouds=residual_clouds)
+        mode = coregister or self.coregister
+        return dataclasses.replace(self, coregister=mode, coarse=coarse)
 
 
 class _Table:
@@ -481,6 +500,7 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
             f"{table.where}files: expected either 'files' or a '{name}.table', found {found}."
         )
     scale = table.number("scale", None, 1e-12, float("inf"))
+    screening = _screening(table, bands) if name == "coarse" else {}
     side = Side(
         name=name,
         sensor=sensor,
@@ -502,6 +522,7 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
         pixel_size=table.number("pixel_size", None, 1e-3, float("inf")),
         psf_fwhm=table.number("psf_fwhm", 1.0, 0.05, 10.0),
         ratio=table.number("ratio", None, 1.0, 1000.0),
+        **screening,
     )
     table.end()
     _check_rules(side, table.where)
@@ -519,6 +540,22 @@ def _side(top: _Table, name: str, bands: tuple[str, ...], path: Path) -> Side:
                 f"bands are dates), found none."
             )
     return side
+
+
+def _screening(table: _Table, bands: tuple[str, ...]) -> dict[str, str]:
+    """What only a coarse side may say."""
+    unmasked = "quality" not in table.values and len(bands) > 1
+    mode = table.one_of("residual_clouds", RESIDUAL_CLOUDS, "reject" if unmasked else "keep")
+    _check_screening(mode, bands, table.where)
+    return {"residual_clouds": mode}
+
+
+def _check_screening(mode: str, bands: tuple[str, ...], where: str) -> None:
+    if mode == "reject" and len(bands) == 1:
+        raise errors.InputError(
+            f"{where}residual_clouds: expected 'keep' for a single band, because a cloud is told "
+            f"by being brighter in all bands, found 'reject'."
+        )
 
 
 def _preset(sensor: str, given: _Table, path: Path) -> dict[str, Any]:

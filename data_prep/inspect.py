@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     images = catalog.Catalog(dataclasses.replace(described, coregister=mode))
     images.check()
     with executors.make(FLAGS.executor, FLAGS.workers, FLAGS.dask_scheduler) as executor:
-        found = survey.look(images, executor)
+        found, corrected = survey.look(images, executor)
     if FLAGS.json:
         print(json.dumps(found, indent=2))
     else:
@@ -65,12 +65,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.plot:
         from data_prep import quicklook  # matplotlib loads here
 
-        shifts = {
-            seen["date"]: (seen["shift"]["rows"], seen["shift"]["cols"])
-            for seen in found["dates"]
-            if mode == "apply" and seen.get("shift")
-        }
-        quicklook.plot(images, found, shifts, FLAGS.plot)
+        quicklook.plot(corrected, found, FLAGS.plot)
         if not FLAGS.json:
             print(f"Picture: {FLAGS.plot}")
 
@@ -103,6 +98,8 @@ def show(found: Mapping[str, Any]) -> None:
     out.print(_date_table(found))
     if doubts := _doubts(found):
         out.print(f"[bold]warning:[/bold] {doubts[0]}")
+    if sentence := _residual_clouds(found["residual_clouds"]):
+        out.print(sentence)
     if found["registration"]:
         out.print(_correlation_table(found))
         _say_registration(out, found)
@@ -173,6 +170,23 @@ def _doubts(found: Mapping[str, Any]) -> list[str]:
     both = [k for k in found["dates"] if k["fine"] and k["coarse"]]
     told = (levels.doubt(k["date"], k["fine"]["mean"], k["coarse"]["mean"]) for k in both)
     return [sentence for sentence in told if sentence]
+
+
+def _residual_clouds(found: Mapping[str, Any]) -> str:
+    """Which coarse images seem to show clouds that nothing masks, and what is done about it."""
+    if not (shares := found["shares"]):
+        return ""
+    named = [f"{date} ({share:.2%})" for date, share in list(shares.items())[:6]]
+    if len(shares) > len(named):
+        named.append(f"{len(shares) - len(named)} more")
+    if found["mode"] == "reject":
+        done = 'are left out; coarse.residual_clouds = "keep" takes them for what they are'
+    else:
+        done = 'are kept; coarse.residual_clouds = "reject" leaves them out'
+    return (
+        f"residual clouds: parts of the coarse images of {', '.join(named)} are far brighter in "
+        f"every band than on the dates before and after, and {done}"
+    )
 
 
 def _shown(correlation: float | None) -> str:

@@ -17,19 +17,19 @@ from pathlib import Path
 from absl import logging
 
 from data_prep import (
+    corrections,
     errors,
     executors,
     locks,
     memory,
     overlap,
     records,
-    registration,
     shards,
     triplets,
     versions,
 )
 from data_prep.catalog import Catalog
-from data_prep.dataset import Dataset, Date
+from data_prep.dataset import Dataset
 from data_prep.grids import Window
 from data_prep.triplets import Triplet
 
@@ -48,19 +48,19 @@ def prepare(
     scheduler: str = "",
     shard_bytes: int = 128 * 2**20,
     only: Triplet | None = None,
-    shifts: Mapping[Date, tuple[float, float]] | None = None,
+    corrected: Catalog | None = None,
 ) -> records.DatasetInfo:
     """Writes a data set's shards, but for those that an earlier run has finished.
 
     Args:
-        dataset: The description; its `coregister` says what is done about a shift.
+        dataset: The description; it says what is done about shifts and residual clouds.
         output_dir: The folder for the shards and `dataset_info.json`.
         executor: Where the work is done, one of `executors.KINDS`.
         workers: Processes; 0 takes one a core.
         scheduler: Address of a Dask scheduler.
         shard_bytes: Size of a shard.
         only: Write this one triplet, for training, instead of those that the description forms.
-        shifts: By how many rows and columns coarse images are moved, where that is known already.
+        corrected: The same images, where their shifts and residual clouds are known already.
 
     Returns:
         What `dataset_info.json` says.
@@ -69,7 +69,9 @@ def prepare(
         InputError: No triplets, an unreadable raster, a disk that is full, or another program that
             writes the same folder.
     """
-    images = Catalog(dataset, shifts)
+    images = Catalog(dataset)
+    if corrected is not None:
+        images = Catalog(dataset, corrected.shifts, corrected.clouds)
     images.check()
     for note in images.notes:
         logging.info("Assumed: %s", note)
@@ -79,8 +81,9 @@ def prepare(
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
     with executors.make(executor, workers, scheduler) as pool:
-        if shifts is None:
-            images = registration.registered(images, pool)
+        if corrected is None:
+            wanted = {date for part in formed.values() for t in part for date in t.dates}
+            images = corrections.corrected(images, pool, wanted)
         folder = Path(output_dir)
         _make(folder)
         with locks.hold(folder / records.INFO_FILE):
@@ -190,6 +193,7 @@ def fingerprint(images: Catalog, formed: Mapping[str, Sequence[Triplet]], shard_
         "triplets": {split: [t.iso for t in part] for split, part in formed.items()},
         "encodings": [dataclasses.asdict(images.encoding(k)) for k in ("fine", "coarse")],
         "shifts": [[d.isoformat(), *map(repr, v)] for d, v in sorted(images.shifts.items())],
+        "clouds": [[d.isoformat(), v.digest] for d, v in sorted(images.clouds.items())],
         "files": [
             [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in images.files()
         ],
@@ -277,6 +281,7 @@ def _info(
                 "root": str(dataset.root.resolve()),
                 "coregister": dataset.coregister,
                 "shifts": {d.isoformat(): list(v) for d, v in sorted(images.shifts.items())},
+                "clouds": {d.isoformat(): v.share for d, v in sorted(images.clouds.items())},
                 "min_valid": dataset.min_valid,
                 "fingerprint": run,
             },

@@ -1,10 +1,47 @@
 """Which pixels are usable: bit rules, valid ranges, fill values, and growing what is rejected."""
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_prep.dataset import Rule
+from data_prep.grids import Window
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellMask:
+    """Which pixels of a scene are bad, told for cells of `step` × `step` of them.
+
+    Attributes:
+        bad: (rows, cols) bool; a border narrower than a cell goes with the last one.
+        step: Height and width of a cell, pixels.
+    """
+
+    bad: np.ndarray
+    step: int
+
+    @property
+    def share(self) -> float:
+        """Share of the scene that is bad."""
+        return float(self.bad.mean())
+
+    @property
+    def digest(self) -> str:
+        """A name for what it says."""
+        stated = repr((self.step, self.bad.shape)).encode() + np.packbits(self.bad).tobytes()
+        return hashlib.sha256(stated).hexdigest()
+
+    def read(self, window: Window) -> np.ndarray:
+        """(H, W) bool for a window of the scene."""
+        rows, cols = (
+            np.minimum(np.arange(first, first + length) // self.step, last - 1)
+            for first, length, last in zip(
+                (window.row, window.col), window.shape, self.bad.shape, strict=True
+            )
+        )
+        return self.bad[np.ix_(rows, cols)]
 
 
 def rejected(layer: np.ndarray, rules: Mapping[str, Rule], names: Sequence[str]) -> np.ndarray:

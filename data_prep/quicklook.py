@@ -18,21 +18,18 @@ _SHEET_DATES = 16
 def plot(
     images: Catalog,
     found: Mapping[str, Any],
-    shifts: Mapping[str, tuple[float, float]],
     path: str,
 ) -> None:
     """Writes a sheet: fine and coarse of every date side by side, what is invalid in magenta.
 
     Args:
-        images: The catalog.
+        images: The catalog, with the corrections to be shown.
         found: What `survey.look` says of it.
-        shifts: By ISO date, the rows and columns by which a coarse image is shown moved.
         path: The PNG to write.
 
     Raises:
         InputError: An image cannot be read, or the PNG cannot be written.
     """
-    moved = Catalog(images.dataset, {datetime.date.fromisoformat(k): v for k, v in shifts.items()})
     entries = [k for k in found["dates"] if k["fine"]] or found["dates"]
     if len(entries) > _SHEET_DATES:
         step = len(entries) / _SHEET_DATES
@@ -45,7 +42,7 @@ def plot(
     for axis in axes.flat:
         axis.set_axis_off()
     for side_row, side in enumerate(("fine", "coarse")):
-        thumbnails = [_thumbnail(moved, side, k["date"]) if k[side] else None for k in entries]
+        thumbnails = [_thumbnail(images, side, k["date"]) if k[side] else None for k in entries]
         stretched = _stretched([t for t in thumbnails if t is not None])
         pictures = iter(stretched)
         for k, (seen, thumbnail) in enumerate(zip(entries, thumbnails, strict=True)):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from data_prep import executors, registration, triplets
+from data_prep import executors, registration, residual_clouds, triplets
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
 from data_prep.grids import Grid
 from data_prep.registration import Registration
 
 
-def look(images: Catalog, executor: Executor) -> dict[str, Any]:
+def look(images: Catalog, executor: Executor) -> tuple[dict[str, Any], Catalog]:
     """All that can be said about a data set, as JSON's types.
 
     Args:
@@ -21,7 +21,8 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
         executor: A `concurrent.futures.Executor`.
 
     Returns:
-        What cannot be told is None, and a fill of NaN is "nan".
+        What there is to say, None for what cannot be told, and "nan" for a fill of NaN; and the
+        catalog with the corrections that its description wants.
 
     Raises:
         InputError: A raster that cannot be read, or a process that was killed.
@@ -43,8 +44,14 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
         # A first look may look at everything; what is prepared and fused never sees the fine
         # image of a date to be predicted (registration.known_dates).
         registered = registration.estimate(images, executor, images.fine_dates)
+    corrected = images
+    if registered and described.coregister == "apply":
+        corrected = Catalog(described, registered.shifts)
+    clouds = residual_clouds.find(corrected, executor)
+    if described.coarse.residual_clouds == "reject":
+        corrected = corrected.without(clouds)
     formed = triplets.form(described, images.fine_dates, images.coarse_dates)
-    return {
+    found = {
         "name": described.name,
         "root": str(described.root),
         "bands": list(described.bands),
@@ -57,8 +64,13 @@ def look(images: Catalog, executor: Executor) -> dict[str, Any]:
         "assumed": list(images.notes),
         "dates": [_entry(images, date, looks, registered) for date in dates],
         "registration": _registration(images, registered),
+        "residual_clouds": {
+            "mode": described.coarse.residual_clouds,
+            "shares": {date.isoformat(): mask.share for date, mask in clouds.items()},
+        },
         "triplets": {split: [list(t.iso) for t in some] for split, some in formed.items()},
     }
+    return found, corrected
 
 
 def _look_at(images: Catalog, side: str, date: Date) -> dict[str, Any]:

@@ -52,6 +52,14 @@ def define_flags() -> None:
         "(default: the description's).",
     )
     flags.DEFINE_enum(
+        "residual_clouds",
+        None,
+        ["keep", "reject"],
+        "What to do about parts of a coarse image that are far brighter in every band than on the "
+        "dates before and after, as clouds are that nothing masks (default: the description's, "
+        "else leave them out where there is no quality layer).",
+    )
+    flags.DEFINE_enum(
         "executor", "processes", ["processes", "dask"], "Where the shards are written."
     )
     flags.DEFINE_integer("workers", 0, "Processes on this machine; 0 takes one a core.", 0)
@@ -68,11 +76,12 @@ def main(argv: Sequence[str]) -> None:
     from data_prep import dataset, preparation
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
-    options = ("tile_size", "min_valid", "coregister")
+    options = ("tile_size", "min_valid")
     given: dict[str, Any] = {
         name: FLAGS[name].value for name in options if FLAGS[name].value is not None
     }
     described = dataclasses.replace(described, **given)
+    described = described.correcting(FLAGS.coregister, FLAGS.residual_clouds)
     print(f"Writing '{described.name}' from {described.root} into {FLAGS.output_dir}", flush=True)
     info = preparation.prepare(
         described,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalog, dataset, dates, errors, memory, records, registration, triplets
+from data_prep import catalog, corrections, dataset, dates, errors, memory, records, triplets
 from stfnet_tf.baselines import base
 
 
@@ -42,19 +42,21 @@ class Case:
 
 
 def open_catalog(
-    description: str | Path, data_dir: str | None = None, coregister: str | None = None
+    description: str | Path,
+    data_dir: str | None = None,
+    coregister: str | None = None,
+    residual_clouds: str | None = None,
 ) -> catalog.Catalog:
-    """The images of a described data set, registered where it says so.
+    """The images of a described data set, corrected as it says.
 
     Args:
         description: The .toml.
         data_dir: Replaces the description's root.
         coregister: "off" or "apply" replaces what the description says.
+        residual_clouds: "keep" or "reject" likewise.
     """
-    described = dataset.load(description, data_dir)
-    if coregister:
-        described = dataclasses.replace(described, coregister=coregister)
-    return registration.registered(catalog.Catalog(described))
+    described = dataset.load(description, data_dir).correcting(coregister, residual_clouds)
+    return corrections.corrected(catalog.Catalog(described))
 
 
 def choose(

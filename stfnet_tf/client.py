@@ -324,12 +324,13 @@ def main(argv: Sequence[str]) -> None:
     for name, what in wanted.items():
         if not FLAGS[name].value:
             raise errors.InputError(f"--{name}: expected {what}, found nothing.")
-    from data_prep import catalog, dataset, registration
+    from data_prep import catalog, corrections, dataset
     from stfnet_tf import fuse, scene
 
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
-    images = registration.registered(catalog.Catalog(described))
-    chosen = fuse.choose(images, FLAGS.dates)
+    plain = catalog.Catalog(described)
+    chosen = fuse.choose(plain, FLAGS.dates)
+    images = corrections.corrected(plain, dates={date for t in chosen for date in t.dates})
     model = FLAGS.model_name or described.name
     patience = Patience(timeout=FLAGS.timeout, tries=FLAGS.tries)
     print(f"Fusing {len(chosen)} dates of '{described.name}' at {FLAGS.server}", flush=True)

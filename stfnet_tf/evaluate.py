@@ -68,6 +68,13 @@ def define_data_flags() -> None:
         ["off", "apply"],
         "Whether the coarse images are moved onto the fine ones (default: as described).",
     )
+    flags.DEFINE_enum(
+        "residual_clouds",
+        None,
+        ["keep", "reject"],
+        "Whether parts of coarse images that look like clouds that nothing masks are used "
+        "(default: as described).",
+    )
     flags.DEFINE_string("output_dir", None, "Folder that receives tables and pictures.")
 
 
@@ -120,7 +127,9 @@ def read_cases(
     from stfnet_tf import cases
     from stfnet_tf.baselines import stfnet
 
-    images = cases.open_catalog(FLAGS.dataset, FLAGS.data_dir, FLAGS.coregister)
+    images = cases.open_catalog(
+        FLAGS.dataset, FLAGS.data_dir, FLAGS.coregister, FLAGS.residual_clouds
+    )
     for method in methods:
         if isinstance(method, stfnet.Stfnet):
             method.check_bands(images.dataset.bands)
@@ -225,6 +234,9 @@ def make_report(
         "consistency": "over those of the pixels where F1, F3 and both predicted changes are known",
         "coverage": "share of the truth's valid pixels that a method predicts",
         "coregister": images.dataset.coregister,
+        "residual_clouds": {
+            date.isoformat(): mask.share for date, mask in sorted(images.clouds.items())
+        },
         "ratio": read[0].inputs.ratio,
         "versions": {"stfnet_tf": stfnet_tf.__version__, "numpy": np.__version__},
     }

@@ -43,7 +43,7 @@ def fit(
     """Trains a model on the very images of one date, or goes on where such a run was stopped.
 
     Args:
-        images: The data set's images, registered where its description says so.
+        images: The data set's images, corrected as its description says.
         triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
         model_dir: The run is in a folder of it, named by the date.
         options: What the user asks for.
@@ -66,7 +66,7 @@ def fit(
             f"--patch_size: expected at most {tile_size} pixels, {bound}, found "
             f"{config.patch_size}."
         )
-    info = preparation.prepare(alone, folder / "records", only=triplet, shifts=images.shifts)
+    info = preparation.prepare(alone, folder / "records", only=triplet, corrected=images)
     model = train_config.model_config(info, options.preset, **options.model)
     print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
     try:

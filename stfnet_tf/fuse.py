@@ -90,6 +90,14 @@ def define_flags() -> None:
         "What to do about a shift between coarse and fine images: nothing, measure and say it, or "
         "undo it (default: the description's, else off).",
     )
+    flags.DEFINE_enum(
+        "residual_clouds",
+        None,
+        ["keep", "reject"],
+        "What to do about parts of a coarse image that are far brighter in every band than on the "
+        "dates before and after, as clouds are that nothing masks (default: the description's, "
+        "else leave them out where there is no quality layer).",
+    )
     flags.DEFINE_integer(
         "window",
         640,
@@ -182,12 +190,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _fuse() -> None:
-    from data_prep import catalog, levels, overlap, registration
+    from data_prep import catalog, corrections, levels, overlap
 
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
-    images = registration.registered(catalog.Catalog(described))
-    chosen = choose(images, FLAGS.dates)
+    plain = catalog.Catalog(described)
+    chosen = choose(plain, FLAGS.dates)
+    images = corrections.corrected(plain, dates={date for t in chosen for date in t.dates})
     levels.check(images, dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
     for note in images.notes:  # there are none before an image is looked at
         print(f"Assumed: {note}")
@@ -253,8 +262,7 @@ def described_images() -> "dataset.Dataset":
         described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     else:
         described = named_rasters.describe(_named_rasters())
-    if FLAGS.coregister:
-        described = dataclasses.replace(described, coregister=FLAGS.coregister)
+    described = described.correcting(FLAGS.coregister, FLAGS.residual_clouds)
     # A worker process elsewhere has another working directory.
     return dataclasses.replace(described, root=described.root.absolute())
 

@@ -104,7 +104,8 @@ def chapter(path: Path, figures: Path) -> str:
         dated = f"{date}, from {triplets[date]}" if date in triplets else date
         lines += [
             f"`{results['dataset']}`, {dated}: {mine[0]['pixels']} pixels, coarse images "
-            f"{'as they are' if about.get('coregister') != 'apply' else 'registered'}.",
+            f"{'as they are' if about.get('coregister') != 'apply' else 'registered'}"
+            f"{_clouds(about.get('residual_clouds', {}))}.",
             "",
             *table(mine, unchanged),
             "",
@@ -180,6 +181,12 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 
 def _figures(path: Path) -> list[Path]:
     return [figure for pattern in FIGURES for figure in sorted(path.parent.glob(pattern))]
+
+
+def _clouds(shares: Mapping[str, float]) -> str:
+    """What was left out of the coarse images, for the end of a sentence."""
+    left_out = ", ".join(f"{share:.2%} of {date}" for date, share in shares.items())
+    return f", without residual clouds ({left_out})" if left_out else ""
 
 
 def _copied(figure: Path, folder: Path, base: Path) -> str:

@@ -406,12 +406,14 @@ def _fingerprint(path: Path, grid: grids.Grid) -> str | None:
 def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any]:
     """All that the images of a triplet depend on, as JSON knows it."""
     described = images.dataset
-    files, shifts = [], []
+    files, shifts, clouds = [], [], []
     for name in fusion.BOTH_SIDES:
         side, date = records.side_of(name), getattr(triplet, f"t{name[1]}")
         if date is None:
             continue
         shifts.append([name, *map(repr, images.shift(side, date))])
+        if side == "coarse" and (mask := images.residual_clouds(date)) is not None:
+            clouds.append([name, mask.digest])
         for file in images.files_of(side, date):
             stat = file.stat()
             place = os.path.relpath(file, described.root)
@@ -424,6 +426,7 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
         "bands": described.bands,
         "files": files,
         "shifts": shifts,
+        "clouds": clouds,
         "grid": dataclasses.asdict(images.grid),
         "encodings": [dataclasses.asdict(images.encoding(k)) for k in ("fine", "coarse")],
         # Where other dates lie has no part in it.

@@ -40,7 +40,7 @@ def described(tmp_path_factory):
 def test_survey_says_what_is_there(described):
     images = catalog.Catalog(dataset.load(described))
     with executors.make(workers=1) as here:
-        found = survey.look(images, here)
+        found, _ = survey.look(images, here)
     assert found["bands"] == list(tiny.BANDS)
     assert (found["grid"]["height"], found["grid"]["width"]) == (192, 160)
     assert found["ratio"]["used"] == found["ratio"]["of_grids"] == pytest.approx(8)
@@ -94,7 +94,7 @@ def test_dates_to_be_fused_are_counted(tmp_path, capsys):
         (tmp_path / f"F_{date}.tif").unlink()
     path = tiny.describe(tmp_path, (tiny.DATES[0], tiny.DATES[2]))
     with executors.make(workers=1) as here:
-        inspect.show(survey.look(catalog.Catalog(dataset.load(path)), here))
+        inspect.show(survey.look(catalog.Catalog(dataset.load(path)), here)[0])
     assert "coarse image alone: 1 date after a known pair" in capsys.readouterr().out
 
 
@@ -137,7 +137,8 @@ def test_titles_of_the_picture_lie_on_no_image(tmp_path, monkeypatch):
     )
     images = catalog.Catalog(dataset.load(tiny.make(tmp_path, 192, 192)))
     with executors.make(workers=1) as here:
-        quicklook.plot(images, survey.look(images, here), {}, str(tmp_path / "sheet.png"))
+        found, corrected = survey.look(images, here)
+    quicklook.plot(corrected, found, str(tmp_path / "sheet.png"))
     (figure,) = kept
     titles = [axis.title.get_window_extent() for axis in figure.axes]
     pictures = [axis.images[0].get_window_extent() for axis in figure.axes]

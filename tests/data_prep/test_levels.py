@@ -61,6 +61,6 @@ def test_what_cannot_be_compared_is_passed_over(tmp_path, warned):
 
 def test_inspect_tells(tmp_path, capsys):
     with executors.make(workers=1) as here:
-        found = survey.look(wrong_coarse_scale(tiny.make(tmp_path)), here)
+        found, _ = survey.look(wrong_coarse_scale(tiny.make(tmp_path)), here)
     inspect.show(found)
     assert "warning: 2001-10-08: the mean reflectance of the fine" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from scipy import ndimage
 from data_prep import (
     archive,
     catalog,
+    corrections,
     dataset,
     errors,
     grids,
@@ -264,7 +265,7 @@ def test_landsat_scenes_with_scale_offset_masks_and_oblong_pixels(stfnet_data, t
 def test_records_give_the_source_pixels_back(stfnet_data, tmp_path, name):
     described = dataclasses.replace(dataset.load(f"configs/{name}.toml"), coregister="off")
     info = preparation.prepare(described, tmp_path, workers=1)
-    images = catalog.Catalog(described)
+    images = corrections.corrected(catalog.Catalog(described))
     seen = 0
     for split, found in info.splits.items():
         for shard in found.shards:

@@ -179,7 +179,15 @@ def test_wrong_flags_are_one_sentence(made, program, flags, sentence, tmp_path):
 @pytest.mark.parametrize("program", ["evaluate", "compare"])
 def test_help_tells_what_is_scored(program):
     told = run(program, "--help").stdout
-    for flag in ("dataset", "data_dir", "split", "dates", "coregister", "output_dir"):
+    for flag in (
+        "dataset",
+        "data_dir",
+        "split",
+        "dates",
+        "coregister",
+        "residual_clouds",
+        "output_dir",
+    ):
         assert f"  --{flag}:" in told
 
 

@@ -28,7 +28,8 @@ def results(tmp_path):
     folder = tmp_path / "results" / "boreal"
     folder.mkdir(parents=True)
     about = {"command": "/somewhere/stfnet_tf/compare.py --seed=1 <x>", "coregister": "apply",
-             "triplets": ["2001-05-24 2001-07-11 2001-08-12"]}  # fmt: skip
+             "triplets": ["2001-05-24 2001-07-11 2001-08-12"],
+             "residual_clouds": {"2001-07-11": 0.0173}}  # fmt: skip
     found = {"dataset": "boreal2001", "about": about, "scores": ROWS,
              "references": [row("F3", (0.3, 0.5))]}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(found))
@@ -70,7 +71,8 @@ def test_what_could_not_be_scored_is_a_dash_and_comes_last():
 def test_a_document_with_its_figures(results, tmp_path):
     text = report.chapter(results / "boreal" / "metrics.json", tmp_path / "docs" / "accuracy")
     assert text.startswith("## boreal\n\nWhat it is about.\n")
-    assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered" in text
+    assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered, " in text
+    assert "registered, without residual clouds (1.73% of 2001-07-11).\n" in text
     assert "| *F3 as it is* | 0.3000 | 0.5000 | 0.40000 |" in text
     assert "```\npython -m stfnet_tf.compare --seed=1 <x>\n```\n" in text
     assert "![images_2001-07-11](accuracy/boreal/images_2001-07-11.jpg)" in text

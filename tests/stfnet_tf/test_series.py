@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import catalog, errors, executors, grids, locks, named_rasters, rasters, triplets
+from data_prep import (
+    catalog,
+    errors,
+    executors,
+    grids,
+    locks,
+    named_rasters,
+    quality,
+    rasters,
+    triplets,
+)
 from stfnet_tf import date_sheet, export, fit_options, fuse, fusion, scene, series
 from tests.stfnet_tf import scenes
 
@@ -123,14 +133,17 @@ def test_other_inputs_are_refused_and_overwritten_when_asked(images, source, tmp
     assert "2001-06-09.tif" in differ <= {"2001-06-09.tif", "2001-06-09_quality.tif"}
 
 
-def test_another_model_shift_or_triplet_is_another_raster(images, source, tmp_path):
+def test_another_model_shift_cloud_or_triplet_is_another_raster(images, source, tmp_path):
     out = tmp_path / "out"
     fused(images, source, out)
     other = series.Source(scenes.run(tmp_path / "other", images, switch=0.1))
     shifted = catalog.Catalog(images.dataset, {datetime.date(2001, 6, 9): (0.0, 1.0)})
     masked = dataclasses.replace(images.dataset.coarse, valid_range=(0, 3000))
     read = catalog.Catalog(dataclasses.replace(images.dataset, coarse=masked))
-    for changed, model in ((images, other), (shifted, source), (read, source)):
+    mask = quality.CellMask(np.eye(5, 7, dtype=bool), 10)
+    clouded = catalog.Catalog(images.dataset, clouds={datetime.date(2001, 6, 9): mask})
+    others = ((images, other), (shifted, source), (clouded, source), (read, source))
+    for changed, model in others:
         with pytest.raises(errors.InputError, match="--overwrite"):
             series.Plan.of(changed, model, dates(images), out)
     day = datetime.date(2001, 7, 11)

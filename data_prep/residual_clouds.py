@@ -1,0 +1,147 @@
+"""Clouds in coarse images that no quality layer names.
+
+Coarse images are often handed on without their quality layers, and the layers miss small clouds.
+What is left of one is taken for a change of the land, and smeared over the fine pixels around it.
+
+A date is compared with the nearest dates before and after it that have a fine image as well, and
+so were clear at that hour. With c₁, c₂ and c₃ the coarse images, a cloud is where
+
+    b = c₂ − max(c₁, c₃)
+
+is far greater than elsewhere in the scene: in units of its robust standard deviation about its
+median, more than 1 in every band and more than `CUT` in root mean square over the bands. What
+greens, ripens, burns or is flooded darkens in some band, and what stays so until t₃ is in c₃. Snow
+that lies for days only is taken for a cloud; a haze over most of the scene is not found.
+"""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+from absl import logging
+
+from data_prep import errors, executors, quality, registration
+from data_prep.catalog import Catalog
+from data_prep.dataset import Date
+
+CUT = 5.0
+# A difference of coarse images below this reflectance is noise.
+_NOISE = 1e-3
+# Fewer independent coarse pixels do not tell what is usual.
+_LEAST_PIXELS = 30.0
+# Share of a cell's pixels that must be valid.
+_LEAST_VALID = 0.5
+
+
+def screened(
+    images: Catalog, executor: Executor | None = None, dates: Collection[Date] | None = None
+) -> Catalog:
+    """The catalog as its description's `residual_clouds` wants it, and a log of what was found.
+
+    Args:
+        images: The images, moved where they are to be moved.
+        executor: Where the work is done; here and now where None.
+        dates: Those that are to be looked at; all where None.
+
+    Returns:
+        With "reject" a catalog in which such clouds are not valid; otherwise the one given.
+    """
+    if images.dataset.coarse.residual_clouds == "keep":
+        return images
+    found = find(images, executor, dates)
+    for date, mask in found.items():
+        logging.info(
+            "%s: %.2f %% of the coarse image left out as residual clouds.",
+            *(date, 100 * mask.share),
+        )
+    return images.without(found)
+
+
+def find(
+    images: Catalog, executor: Executor | None = None, dates: Collection[Date] | None = None
+) -> dict[Date, quality.CellMask]:
+    """The clouds of every coarse image between two dates with both images.
+
+    Fine images are not looked at.
+
+    Args:
+        images: The images.
+        executor: Where the work is done; here and now where None.
+        dates: Those that are to be looked at; all where None.
+
+    Returns:
+        Masks, grown by a coarse pixel, of the dates on which a cloud was found.
+
+    Raises:
+        InputError: A process was killed. An image that cannot be read is passed over.
+    """
+    if len(images.dataset.bands) == 1:
+        return {}
+    between = _between(images, images.coarse_dates if dates is None else dates)
+    found = executors.in_order(
+        executor or executors.Here(),
+        _find_between,
+        [(images.of([*outer, *inner]), *outer, inner) for outer, inner in between.items()],
+        "looking for residual clouds",
+        f"{images.dataset.path}: expected every process to look for its clouds, found one killed "
+        f"(out of memory?); fewer --workers need less.",
+    )
+    return {date: mask for some in found for date, mask in sorted(some.items())}
+
+
+def _between(images: Catalog, dates: Collection[Date]) -> dict[tuple[Date, Date], list[Date]]:
+    """The dates to be looked at, by the nearest ones with both images on either side.
+
+    Dates to be predicted do not count as such, whether their fine image is there or not.
+    """
+    pairs = [date for date in registration.known_dates(images) if images.has("coarse", date)]
+    between: dict[tuple[Date, Date], list[Date]] = {}
+    for date in sorted(dates):
+        before, after = [k for k in pairs if k < date], [k for k in pairs if k > date]
+        if before and after:
+            between.setdefault((before[-1], after[0]), []).append(date)
+    return between
+
+
+def _find_between(
+    images: Catalog, before: Date, after: Date, dates: Sequence[Date]
+) -> dict[Date, quality.CellMask]:
+    first, last = (_read(images, date) for date in (before, after))
+    found = {}
+    for date in dates:
+        middle = _read(images, date)
+        if first is None or middle is None or last is None:
+            continue
+        bad = _clouds(images, first, middle, last)
+        if bad.any():
+            grown = quality.grown(bad, round(images.ratio / middle.step))
+            found[date] = quality.CellMask(grown, middle.step)
+    return found
+
+
+def _read(images: Catalog, date: Date) -> registration.Reduced | None:
+    try:
+        return registration.Reduced.read(images, "coarse", date)
+    except errors.InputError:
+        return None  # whoever needs that image says so
+
+
+def _clouds(
+    images: Catalog,
+    first: registration.Reduced,
+    middle: registration.Reduced,
+    last: registration.Reduced,
+) -> np.ndarray:
+    """Where the middle image shows a cloud, a cell each; nowhere where that cannot be told."""
+    known = np.minimum(np.minimum(first.weight, middle.weight), last.weight) >= _LEAST_VALID
+    clouds = np.zeros(known.shape, bool)
+    if known.sum() * (middle.step / images.ratio) ** 2 < _LEAST_PIXELS:
+        return clouds
+    scale = images.encoding("coarse").scale
+    brighter = (middle.values - np.maximum(first.values, last.values))[known] * scale
+    usual = np.median(brighter, 0)
+    deviation = np.maximum(1.4826 * np.median(np.abs(brighter - usual), 0), _NOISE)
+    # Where the whole scene has darkened, what has not is no cloud.
+    excess = (brighter - np.maximum(usual, 0)) / deviation
+    clouds[known] = (excess > 1).all(-1) & (np.sqrt(np.mean(excess**2, -1)) > CUT)
+    return clouds
