@@ -484,6 +484,33 @@ class Catalog:
             image = Image(image.dn, image.valid & ~clouds.read(window))
         return image
 
+    def overview(self, side: str, date: Date, step: int) -> Image:
+        """All of an image on pixels `step` times as large as the grid's, clouds and all.
+
+        Of an image with the pixels of the grid it is the one in each cell's middle, to a pixel.
+        """
+        native = self.native_grid(side, date)  # where it lies with respect to the grid as it is
+        offset = native.offset_in(self.grid)
+        if offset is not None:
+            row, col = (k + round(v) for k, v in zip(offset, self.shift(side, date), strict=True))
+            return self._thinned(side, date, step, (row, col))
+        smaller = copy.copy(self)
+        smaller._blocks = collections.OrderedDict()
+        smaller.grid = self.grid.coarsened(step)
+        smaller.shifts = {k: (row / step, col / step) for k, (row, col) in self.shifts.items()}
+        smaller.clouds = {}
+        return smaller.read(side, date)
+
+    def _thinned(self, side: str, date: Date, step: int, offset: tuple[int, int]) -> Image:
+        grid = self.grid.coarsened(step)
+        thin = self._empty(side, grid.window)
+        for part in tiles.windows(*grid.shape, max(1024 // step, 1)):
+            cells = Window(*(k * step for k in (part.row, part.col, *part.shape)))
+            whole = self._copy(side, date, cells, offset)
+            middle = np.s_[step // 2 :: step, step // 2 :: step]
+            self._paste(thin, grid.window, Image(whole.dn[middle], whole.valid[middle]), part)
+        return thin
+
     def residual_clouds(self, date: Date) -> quality.CellMask | None:
         """What is left out of a coarse image as such, None for nothing."""
         own = self.clouds.get(date)

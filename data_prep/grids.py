@@ -141,6 +141,15 @@ class Grid:
         _, a, b, _, c, d = self.transform
         return dataclasses.replace(self, geotransform=(float(x0), a, b, float(y0), c, d))
 
+    def coarsened(self, step: int) -> "Grid":
+        """The grid of pixels `step` times as high and wide; those that are not whole are left out.
+
+        At least one is there, however small the grid.
+        """
+        x0, a, b, y0, c, d = self.transform
+        transform = (x0, a * step, b * step, y0, c * step, d * step)
+        return Grid(max(self.width // step, 1), max(self.height // step, 1), transform, self.crs)
+
     def same_crs(self, other: "Grid") -> bool:
         """Whether both state the same system, or neither states one on Earth."""
         if not (self.has_crs and other.has_crs):

@@ -14,6 +14,7 @@ greens, ripens, burns or is flooded darkens in some band, and what stays so unti
 that lies for days only is taken for a cloud; a haze over most of the scene is not found.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 
@@ -21,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from data_prep import errors, executors, quality, registration
-from data_prep.catalog import Catalog
+from data_prep.catalog import Catalog, Image
 from data_prep.dataset import Date
 
 CUT = 5.0
@@ -29,8 +30,9 @@ CUT = 5.0
 _NOISE = 1e-3
 # Fewer independent coarse pixels do not tell what is usual.
 _LEAST_PIXELS = 30.0
-# Share of a cell's pixels that must be valid.
-_LEAST_VALID = 0.5
+# Images are looked at on so many pixels a coarse pixel along each axis, and on so many in all.
+_CELLS = 4
+_MOST = 1500**2
 
 
 def screened(
@@ -106,39 +108,43 @@ def _between(images: Catalog, dates: Collection[Date]) -> dict[tuple[Date, Date]
 def _find_between(
     images: Catalog, before: Date, after: Date, dates: Sequence[Date]
 ) -> dict[Date, quality.CellMask]:
-    first, last = (_read(images, date) for date in (before, after))
+    least = math.ceil(math.sqrt(math.prod(images.grid.shape) / _MOST))
+    step = max(round(images.ratio / _CELLS), least)
+    first, last = (_read(images, date, step) for date in (before, after))
     found = {}
     for date in dates:
-        middle = _read(images, date)
+        middle = _read(images, date, step)
         if first is None or middle is None or last is None:
             continue
-        bad = _clouds(images, first, middle, last)
+        bad = _clouds(first, middle, last, images.encoding("coarse").scale, images.ratio / step)
         if bad.any():
-            grown = quality.grown(bad, round(images.ratio / middle.step))
-            found[date] = quality.CellMask(grown, middle.step)
+            found[date] = quality.CellMask(quality.grown(bad, round(images.ratio / step)), step)
     return found
 
 
-def _read(images: Catalog, date: Date) -> registration.Reduced | None:
+def _read(images: Catalog, date: Date, step: int) -> Image | None:
     try:
-        return registration.Reduced.read(images, "coarse", date)
+        return images.overview("coarse", date, step)
     except errors.InputError:
         return None  # whoever needs that image says so
 
 
-def _clouds(
-    images: Catalog,
-    first: registration.Reduced,
-    middle: registration.Reduced,
-    last: registration.Reduced,
-) -> np.ndarray:
-    """Where the middle image shows a cloud, a cell each; nowhere where that cannot be told."""
-    known = np.minimum(np.minimum(first.weight, middle.weight), last.weight) >= _LEAST_VALID
+def _clouds(first: Image, middle: Image, last: Image, scale: float, ratio: float) -> np.ndarray:
+    """Where the middle image shows a cloud, (H, W) bool; nowhere where that cannot be told.
+
+    Args:
+        first: The coarse image of the date before.
+        middle: That which is looked at.
+        last: That of the date after.
+        scale: Reflectance per digital number.
+        ratio: Size of a coarse pixel in pixels of these images.
+    """
+    known = first.valid & middle.valid & last.valid
     clouds = np.zeros(known.shape, bool)
-    if known.sum() * (middle.step / images.ratio) ** 2 < _LEAST_PIXELS:
+    if known.sum() < _LEAST_PIXELS * ratio**2:
         return clouds
-    scale = images.encoding("coarse").scale
-    brighter = (middle.values - np.maximum(first.values, last.values))[known] * scale
+    c1, c2, c3 = (image.dn[known].astype(np.float32) for image in (first, middle, last))
+    brighter = (c2 - np.maximum(c1, c3)) * scale
     usual = np.median(brighter, 0)
     deviation = np.maximum(1.4826 * np.median(np.abs(brighter - usual), 0), _NOISE)
     # Where the whole scene has darkened, what has not is no cloud.

@@ -819,3 +819,39 @@ def test_pixels_of_no_usable_type_are_refused_by_name(tmp_path, dtype):
         rewrite(tmp_path, f"F_{date}.tif", tiny.land(96, 80).astype(dtype), tiny.grid(96, 80))
     with pytest.raises(errors.InputError, match=rf"F_.*tif: expected pixels of uint8.*{dtype}"):
         catalog.Catalog(dataset.load(path))
+
+
+def test_an_overview_of_interpolated_pixels_is_the_image_in_the_middle_of_each_cell(tmp_path):
+    path = tiny.make(tmp_path, 98, 83, 1)
+    # A plane on pixels of 240 m: interpolation is exact on it.
+    rows, cols = np.meshgrid(np.arange(15), np.arange(13), indexing="ij")
+    plane = np.stack([800 + 80 * rows + 24 * cols, 3000 - 40 * rows], -1)
+    plane = plane.astype(np.int16)
+    rewrite(tmp_path, f"C_{tiny.DATES[0]}.tif", plane, tiny.grid(15, 13, size=240.0))
+    images = opened(path, {DAY[0]: (4.0, -8.0)})
+    found = images.overview("coarse", DAY[0], 4)
+    assert found.dn.shape == (24, 20, 2)
+    # The middle of cell (i, j) lies at fine (4 i + 2, 4 j + 2), moved by (4, −8): at coarse
+    # position (4 i − 2) / 8, (4 j + 10) / 8, of which half a pixel is the first one's middle.
+    i, j = np.meshgrid(np.arange(3, 20), np.arange(2, 18), indexing="ij")
+    row, col = (4 * i - 2) / 8 - 0.5, (4 * j + 10) / 8 - 0.5
+    expected = np.stack([800 + 80 * row + 24 * col, 3000 - 40 * row], -1)
+    np.testing.assert_allclose(found.dn[3:20, 2:18], expected, rtol=0, atol=0.51)
+    assert found.valid[3:20, 2:18].all()
+
+
+@pytest.mark.parametrize(("shift", "moved"), [((0.0, 0.0), (0, 0)), ((2.4, -2.6), (2, -3))])
+def test_an_overview_of_pixels_of_the_grid_is_the_one_in_the_middle(tmp_path, shift, moved):
+    images = opened(tiny.make(tmp_path, 98, 83, 1), {DAY[1]: shift})
+    found = images.overview("coarse", DAY[1], 5)
+    land = np.full((98 + 6, 83 + 6, 2), -1)
+    land[3 + moved[0] : 101 + moved[0], 3 + moved[1] : 86 + moved[1]] = tiny.land(98, 83, seed=1)
+    expected = land[3:-3, 3:-3][2:95:5, 2:80:5]
+    assert (found.dn[found.valid] == expected[found.valid]).all()
+    assert (found.valid == (expected >= 0).all(-1)).all()
+    assert found.dn.shape == (19, 16, 2)
+
+
+def test_an_overview_of_next_to_nothing_is_a_pixel(tmp_path):
+    images = opened(tiny.make(tmp_path, 8, 8, 8))
+    assert images.overview("coarse", DAY[0], 20).dn.shape == (1, 1, 2)
