@@ -121,13 +121,19 @@ def _stopped(number: int) -> int:
 
 
 def _interrupt(number: int, _: Any) -> NoReturn:
-    _received.append(number)
+    _received_now(number)
     raise KeyboardInterrupt
 
 
 def _terminate(number: int, _: Any) -> NoReturn:
-    _received.append(number)
+    _received_now(number)
     raise _Terminated(128 + number)
+
+
+def _received_now(number: int) -> None:
+    _received.append(number)
+    # Code in C that is interrupted may print an error of its own before it hands on another.
+    sys.excepthook = lambda *_: None
 
 
 def _parse(argv: list[str]) -> list[str]:

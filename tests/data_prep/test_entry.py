@@ -22,6 +22,7 @@ def main(argv):
         except BaseException:
             if what == "wait":
                 raise
+            sys.excepthook(*sys.exc_info())  # as PyErr_Print does
             raise TypeError("what C code made of it") from None
         finally:
             print("tidied up", flush=True)
