@@ -30,8 +30,11 @@ CUT = 5.0
 _NOISE = 1e-3
 # Fewer independent coarse pixels do not tell what is usual.
 _LEAST_PIXELS = 30.0
-# Images are looked at on so many pixels a coarse pixel along each axis, and on so many in all.
-_CELLS = 4
+# Images are looked at on so many pixels a coarse pixel along each axis, the fewer where the more
+# would be too many: they hardly find more, but take their time.
+_CELLS = (4, 2)
+_MANY = 700**2
+# More than that do not fit in memory in any case.
 _MOST = 1500**2
 
 
@@ -108,8 +111,7 @@ def _between(images: Catalog, dates: Collection[Date]) -> dict[tuple[Date, Date]
 def _find_between(
     images: Catalog, before: Date, after: Date, dates: Sequence[Date]
 ) -> dict[Date, quality.CellMask]:
-    least = math.ceil(math.sqrt(math.prod(images.grid.shape) / _MOST))
-    step = max(round(images.ratio / _CELLS), least)
+    step = _step(math.prod(images.grid.shape), images.ratio)
     first, last = (_read(images, date, step) for date in (before, after))
     found = {}
     for date in dates:
@@ -120,6 +122,13 @@ def _find_between(
         if bad.any():
             found[date] = quality.CellMask(quality.grown(bad, round(images.ratio / step)), step)
     return found
+
+
+def _step(pixels: int, ratio: float) -> int:
+    """Height and width, in fine pixels, of what is looked at as one, in a scene of some pixels."""
+    steps = [max(round(ratio / cells), 1) for cells in _CELLS]
+    enough = next((step for step in steps if pixels <= _MANY * step**2), steps[-1])
+    return max(enough, math.ceil(math.sqrt(pixels / _MOST)))
 
 
 def _read(images: Catalog, date: Date, step: int) -> Image | None:

@@ -228,6 +228,14 @@ def test_cells_are_read_in_any_window(window):
     assert mask.digest != quality.CellMask(bad, 2).digest != quality.CellMask(~bad, 2).digest
 
 
+@pytest.mark.parametrize(
+    ("side", "ratio", "step"),
+    [(400, 16.67, 4), (2800, 16, 4), (2801, 16, 8), (12000, 16, 8), (24000, 16, 16), (400, 1, 1)],
+)
+def test_large_scenes_are_looked_at_on_fewer_pixels(side, ratio, step):
+    assert residual_clouds._step(side**2, ratio) == step
+
+
 def test_other_processes_get_the_masks_of_their_dates(described):
     images = corrections.corrected(changed(described, [900, 700]))
     assert set(images.of([T1, T2]).clouds) == {T2}
