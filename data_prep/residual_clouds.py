@@ -83,8 +83,10 @@ def find(
     if len(images.dataset.bands) == 1:
         return {}
     between = _between(images, images.coarse_dates if dates is None else dates)
+    if executor is None or len(between) == 1:  # other processes would take longer to start
+        executor = executors.Here()
     found = executors.in_order(
-        executor or executors.Here(),
+        executor,
         _find_between,
         [(images.of([*outer, *inner]), *outer, inner) for outer, inner in between.items()],
         "looking for residual clouds",
