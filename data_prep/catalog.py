@@ -485,21 +485,34 @@ class Catalog:
         return image
 
     def overview(self, side: str, date: Date, step: int) -> Image:
-        """All of an image on pixels `step` times as large as the grid's, clouds and all.
+        """All of an image on pixels `step` times as large as the grid's.
 
-        Of an image with the pixels of the grid it is the one in each cell's middle, to a pixel.
+        Args:
+            side: "fine" or "coarse".
+            date: The image's date, or one that a composite stands for.
+            step: Of an image with the grid's own pixels it takes the one in the middle of each
+                cell of `step` × `step`, and a shift to a whole pixel; others are interpolated.
+
+        Returns:
+            As `read`, (H // step, W // step), at least one pixel.
+
+        Raises:
+            InputError: No such image, or a file that cannot be read.
         """
         native = self.native_grid(side, date)  # where it lies with respect to the grid as it is
         offset = native.offset_in(self.grid)
         if offset is not None:
             row, col = (k + round(v) for k, v in zip(offset, self.shift(side, date), strict=True))
-            return self._thinned(side, date, step, (row, col))
-        smaller = copy.copy(self)
-        smaller._blocks = collections.OrderedDict()
-        smaller.grid = self.grid.coarsened(step)
-        smaller.shifts = {k: (row / step, col / step) for k, (row, col) in self.shifts.items()}
-        smaller.clouds = {}
-        return smaller.read(side, date)
+            image = self._thinned(side, date, step, (row, col))
+        else:
+            smaller = self.without({})
+            smaller.grid = self.grid.coarsened(step)
+            smaller.shifts = {k: (row / step, col / step) for k, (row, col) in self.shifts.items()}
+            image = smaller.read(side, date)
+        if side == "coarse" and (clouds := self.residual_clouds(date)) is not None:
+            cells = Window(0, 0, *(n * step for n in image.valid.shape))
+            image = Image(image.dn, image.valid & ~clouds.read(cells, step))
+        return image
 
     def _thinned(self, side: str, date: Date, step: int, offset: tuple[int, int]) -> Image:
         grid = self.grid.coarsened(step)

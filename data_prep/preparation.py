@@ -69,9 +69,8 @@ def prepare(
         InputError: No triplets, an unreadable raster, a disk that is full, or another program that
             writes the same folder.
     """
-    images = Catalog(dataset)
-    if corrected is not None:
-        images = Catalog(dataset, corrected.shifts, corrected.clouds)
+    known = (corrected.shifts, corrected.clouds) if corrected is not None else ()
+    images = Catalog(dataset, *known)
     images.check()
     for note in images.notes:
         logging.info("Assumed: %s", note)

@@ -33,10 +33,10 @@ class CellMask:
         stated = repr((self.step, self.bad.shape)).encode() + np.packbits(self.bad).tobytes()
         return hashlib.sha256(stated).hexdigest()
 
-    def read(self, window: Window) -> np.ndarray:
-        """(H, W) bool for a window of the scene."""
+    def read(self, window: Window, step: int = 1) -> np.ndarray:
+        """(H, W) bool for a window of the scene, or for the middle of cells of `step` pixels."""
         rows, cols = (
-            np.minimum(np.arange(first, first + length) // self.step, last - 1)
+            np.minimum(np.arange(first + step // 2, first + length, step) // self.step, last - 1)
             for first, length, last in zip(
                 (window.row, window.col), window.shape, self.bad.shape, strict=True
             )

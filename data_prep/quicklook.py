@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from data_prep import false_colours, whole
 from data_prep.catalog import Catalog
-from data_prep.grids import Window
 
 _SHEET_PIXELS = 240  # of a thumbnail
 _SHEET_DATES = 16
@@ -59,21 +58,11 @@ def plot(
 
 
 def _thumbnail(images: Catalog, side: str, date: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-th pixel, row of tiles by row of tiles: digital numbers (h, w, 1 or 3), validity."""
-    height, width = images.grid.shape
-    step = max(1, -(-max(height, width) // _SHEET_PIXELS))
+    """A small picture: digital numbers (h, w, 1 or 3), and where they are valid."""
+    step = -(-max(images.grid.shape) // _SHEET_PIXELS)
+    image = images.overview(side, datetime.date.fromisoformat(date), step)
     bands = list(false_colours.shown(images.dataset.bands))
-    day = datetime.date.fromisoformat(date)
-    strips, masks = [], []
-    for row in range(0, height, 256 * step):
-        rows = min(256 * step, height - row)
-        for first in range(row, row + rows, 256):
-            count = min(256, height - first)
-            image = images.read(side, day, Window(first, 0, count, width))
-            start = -first % step
-            strips.append(image.dn[start::step, ::step][..., bands])
-            masks.append(image.valid[start::step, ::step])
-    return np.concatenate(strips).astype(np.float32), np.concatenate(masks)
+    return image.dn[..., bands].astype(np.float32), image.valid
 
 
 def _stretched(thumbnails: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ _LEAST_PIXELS = 30.0
 # would be too many: they hardly find more, but take their time.
 _CELLS = (4, 2)
 _MANY = 700**2
-# More than that do not fit in memory in any case.
+# And of larger scenes on no more than these, so that memory does not grow with them.
 _MOST = 1500**2
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import correction_flags, entry, errors
 
 if TYPE_CHECKING:
     from data_prep import records
@@ -43,22 +43,8 @@ def define_flags() -> None:
         upper_bound=1.0,
     )
     flags.DEFINE_integer("shard_mb", 128, "Size of a shard, in MB.", lower_bound=1)
-    flags.DEFINE_enum(
-        "coregister",
-        None,
-        ["off", "report", "apply"],
-        "What to do about a shift between coarse and fine images: nothing, measure and say it, or "
-        "undo it in the same interpolation that brings the coarse image onto the fine grid "
-        "(default: the description's).",
-    )
-    flags.DEFINE_enum(
-        "residual_clouds",
-        None,
-        ["keep", "reject"],
-        "What to do about parts of a coarse image that are far brighter in every band than on the "
-        "dates before and after, as clouds are that nothing masks (default: the description's, "
-        "else leave them out where there is no quality layer).",
-    )
+    correction_flags.define()
+    flags.adopt_module_key_flags(correction_flags)
     flags.DEFINE_enum(
         "executor", "processes", ["processes", "dask"], "Where the shards are written."
     )
@@ -80,8 +66,7 @@ def main(argv: Sequence[str]) -> None:
     given: dict[str, Any] = {
         name: FLAGS[name].value for name in options if FLAGS[name].value is not None
     }
-    described = dataclasses.replace(described, **given)
-    described = described.correcting(FLAGS.coregister, FLAGS.residual_clouds)
+    described = correction_flags.applied(dataclasses.replace(described, **given))
     print(f"Writing '{described.name}' from {described.root} into {FLAGS.output_dir}", flush=True)
     info = preparation.prepare(
         described,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from data_prep import entry, errors
+from data_prep import correction_flags, entry, errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,19 +62,8 @@ def define_data_flags() -> None:
         "Dates to score, as 2001-07-11 or, to say from what to predict, as t1/t2/t3 (default: all "
         "of the split's).",
     )
-    flags.DEFINE_enum(
-        "coregister",
-        None,
-        ["off", "apply"],
-        "Whether the coarse images are moved onto the fine ones (default: as described).",
-    )
-    flags.DEFINE_enum(
-        "residual_clouds",
-        None,
-        ["keep", "reject"],
-        "Whether parts of coarse images that look like clouds that nothing masks are used "
-        "(default: as described).",
-    )
+    correction_flags.define(("off", "apply"))
+    flags.adopt_module_key_flags(correction_flags)
     flags.DEFINE_string("output_dir", None, "Folder that receives tables and pictures.")
 
 

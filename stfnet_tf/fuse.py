@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from data_prep import dates, entry, errors
+from data_prep import correction_flags, dates, entry, errors
 from stfnet_tf import fit_options, train
 
 if TYPE_CHECKING:
@@ -83,21 +83,8 @@ def define_flags() -> None:
         "saved_model", None, "An exported version, such as saved_models/cia/1, to fuse with."
     )
     flags.DEFINE_boolean("fit", False, "First train a model for each date on these very images.")
-    flags.DEFINE_enum(
-        "coregister",
-        None,
-        ["off", "report", "apply"],
-        "What to do about a shift between coarse and fine images: nothing, measure and say it, or "
-        "undo it (default: the description's, else off).",
-    )
-    flags.DEFINE_enum(
-        "residual_clouds",
-        None,
-        ["keep", "reject"],
-        "What to do about parts of a coarse image that are far brighter in every band than on the "
-        "dates before and after, as clouds are that nothing masks (default: the description's, "
-        "else leave them out where there is no quality layer).",
-    )
+    correction_flags.define()
+    flags.adopt_module_key_flags(correction_flags)
     flags.DEFINE_integer(
         "window",
         640,
@@ -262,7 +249,7 @@ def described_images() -> "dataset.Dataset":
         described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     else:
         described = named_rasters.describe(_named_rasters())
-    described = described.correcting(FLAGS.coregister, FLAGS.residual_clouds)
+    described = correction_flags.applied(described)
     # A worker process elsewhere has another working directory.
     return dataclasses.replace(described, root=described.root.absolute())
 
