@@ -224,6 +224,7 @@ def test_cells_are_read_in_any_window(window):
     # 11 × 14 pixels: the last cells are wider than the others.
     whole = np.pad(np.repeat(np.repeat(bad, 3, 0), 3, 1), ((0, 2), (0, 2)), "edge")
     assert (mask.read(window) == whole[window.slices]).all()
+    assert (mask.read(window, 2) == whole[window.slices][1::2, 1::2]).all()
     assert mask.share == bad.mean()
     assert mask.digest != quality.CellMask(bad, 2).digest != quality.CellMask(~bad, 2).digest
 
@@ -234,6 +235,17 @@ def test_cells_are_read_in_any_window(window):
 )
 def test_large_scenes_are_looked_at_on_fewer_pixels(side, ratio, step):
     assert residual_clouds._step(side**2, ratio) == step
+
+
+@pytest.mark.parametrize("ratio", [1, RATIO])
+def test_small_pictures_leave_them_out(tmp_path, ratio):
+    path = tiny.make(tmp_path, HEIGHT, WIDTH, ratio)
+    bad = np.random.default_rng(0).random((HEIGHT // RATIO, WIDTH // RATIO)) > 0.5
+    images = catalog.Catalog(dataset.load(path)).without({T2: quality.CellMask(bad, RATIO)})
+    for step in (3, RATIO):
+        whole = images.read("coarse", T2).valid[step // 2 :: step, step // 2 :: step]
+        assert (images.overview("coarse", T2, step).valid == whole).all()
+        assert images.overview("coarse", T1, step).valid.all()
 
 
 def test_other_processes_get_the_masks_of_their_dates(described):
