@@ -29,6 +29,8 @@ from data_prep.grids import Grid, Window
 
 BLOCK = 256
 _BLOCK_CACHE_BYTES = 48 * 2**20
+# Of the scene's longer side, to tell how much of it an image shows.
+_CLEAR_PIXELS = 256
 # A warped pixel is valid when at least half of its kernel's weight lies on valid pixels.
 _LEAST_SHARE = 0.5
 _DTYPES = {"float64": "float32", "int32": "float32", "uint32": "float32", "int8": "int16"}
@@ -90,6 +92,7 @@ class Catalog:
                 )
         self._blocks: collections.OrderedDict[tuple, Image] = collections.OrderedDict()
         self._native: dict[tuple[str, Date], Grid] = {}
+        self._clear: dict[Date, float] = {}
         self._encodings = {k: self._encoding(dataset.side(k)) for k in self._entries}
         self.grid = self._target_grid()
 
@@ -523,6 +526,23 @@ class Catalog:
             middle = np.s_[step // 2 :: step, step // 2 :: step]
             self._paste(thin, grid.window, Image(whole.dn[middle], whole.valid[middle]), part)
         return thin
+
+    def clear_share(self, date: Date) -> float:
+        """Share of the scene that both images of a date show, told by some thousand pixels.
+
+        Shifts and residual clouds have no part in it: they are found with a choice of dates. Images
+        that cannot be read count as clear, so that who uses them is told.
+        """
+        if date not in self._clear:
+            plain = self.without({})
+            plain.shifts = {}
+            step = -(-max(self.grid.shape) // _CLEAR_PIXELS)
+            try:
+                fine, coarse = (plain.overview(k, date, step).valid for k in ("fine", "coarse"))
+                self._clear[date] = float((fine & coarse).mean())
+            except errors.InputError:
+                self._clear[date] = 1.0
+        return self._clear[date]
 
     def residual_clouds(self, date: Date) -> quality.CellMask | None:
         """What is left out of a coarse image as such, None for nothing."""

@@ -176,6 +176,8 @@ class Dataset:
         dates: Dates or triplets of the splits.
         rule: Which triplets to form from `dates`: "consecutive" or "all".
         max_gap_days: Longest t3 − t1 of a triplet; None sets no bound.
+        min_clear: Around a date to be predicted stand the nearest ones whose images show at least
+            this share of what the clearest ones show.
         split_by: "dates", or "blocks" of the scene: all splits then have `dates.train`, or all
             dates, and `shares` says how many blocks each has.
         block_size: Height and width of a spatial block, fine pixels.
@@ -202,6 +204,7 @@ class Dataset:
     dates: Dates
     rule: str = "consecutive"
     max_gap_days: int | None = None
+    min_clear: float = 0.5
     split_by: str = "dates"
     block_size: int = 512
     shares: tuple[float, float] = (0.0, 0.0)
@@ -469,6 +472,7 @@ def _options(top: _Table) -> dict[str, Any]:
     options = {
         "rule": triplets.one_of("rule", RULES, "consecutive"),
         "max_gap_days": triplets.number("max_gap_days", None, 2, infinity, whole=True),
+        "min_clear": triplets.number("min_clear", 0.5, 0.0, 1.0),
         "split_by": split.one_of("by", SPLITS_BY, "dates"),
         "block_size": split.number("block_size", 512, 32, infinity, whole=True),
         "shares": (

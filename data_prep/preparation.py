@@ -92,7 +92,7 @@ def prepare(
 def _triplets(images: Catalog) -> dict[str, list[Triplet]]:
     """Triplets of all splits."""
     dataset = images.dataset
-    formed = triplets.form(dataset, images.fine_dates, images.coarse_dates)
+    formed = triplets.of(images)
     if not any(formed.values()):
         raise errors.InputError(
             f"{dataset.path}: expected dates that form a triplet (t1, t2, t3), or a t2 after t1, "

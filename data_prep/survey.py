@@ -50,7 +50,7 @@ def look(images: Catalog, executor: Executor) -> tuple[dict[str, Any], Catalog]:
     clouds = residual_clouds.find(corrected, executor)
     if described.coarse.residual_clouds == "reject":
         corrected = corrected.without(clouds)
-    formed = triplets.form(described, images.fine_dates, images.coarse_dates)
+    formed = triplets.of(images)
     found = {
         "name": described.name,
         "root": str(described.root),

@@ -4,7 +4,7 @@ Splitting by dates, no test date is in any training or validation triplet, and n
 in any training triplet; test and validation dates are those of their split's list, or the t2 of
 its written triplets. A list of training dates goes without them; a written triplet with one of
 them is refused. Around a test date stand the nearest other dates, whatever their split: at
-prediction time both neighbours are known.
+prediction time both neighbours are known. Dates of which clouds leave little are passed over.
 
 In `pair` mode a triplet's own F2 never teaches, so the dates to be predicted are the very t2 of
 training, by their coarse image alone, and no test or validation date is a training triplet's t1 or
@@ -14,9 +14,10 @@ before it.
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from data_prep import errors, records
+from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset, Date, predicted
 
 _KEYS = {"train": "dates.train", "val": "dates.validation", "test": "dates.test"}
@@ -49,8 +50,17 @@ class Triplet:
         return " ".join((*self.iso, *(["–"] if self.t3 is None else [])))
 
 
+# The share of the scene that the images of a date show.
+Clear = Callable[[Date], float]
+
+
+def of(images: Catalog) -> dict[str, list[Triplet]]:
+    """The triplets of every split of a data set; see `form`."""
+    return form(images.dataset, images.fine_dates, images.coarse_dates, images.clear_share)
+
+
 def form(
-    dataset: Dataset, fine: Collection[Date], coarse: Collection[Date]
+    dataset: Dataset, fine: Collection[Date], coarse: Collection[Date], clear: Clear
 ) -> dict[str, list[Triplet]]:
     """Forms the triplets of every split.
 
@@ -58,6 +68,7 @@ def form(
         dataset: The description.
         fine: Dates with a fine image.
         coarse: Dates with a coarse image.
+        clear: The share of the scene that a date's images show.
 
     Returns:
         For each of "train", "val", "test" the triplets in order of their dates. A t2 of "test",
@@ -86,15 +97,16 @@ def form(
     known = sorted({*_flat(given["train"])} - held)
     made = {
         "train": written["train"] + _chained([d for d in dates["train"] if d not in held], dataset),
-        "val": written["val"] + around(dates["val"], sorted({*known, *dates["val"]}), dataset),
-        "test": written["test"] + around(dates["test"], paired, dataset),
+        "val": written["val"]
+        + around(dates["val"], sorted({*known, *dates["val"]}), dataset, clear),
+        "test": written["test"] + around(dates["test"], paired, dataset, clear),
     }
     _check_apart(dataset, "val", made["val"], tested, "test")
     _check_apart(dataset, "train", made["train"], tested, "test")
     _check_apart(dataset, "train", made["train"], validated, "validation")
     if dataset.supervision == "pair":
         unseen = written["val"] + written["test"]
-        unseen += around([*dates["val"], *dates["test"]], known, dataset)
+        unseen += around([*dates["val"], *dates["test"]], known, dataset, clear)
         # Written triplets of one series have each other's F2 as their F1 and F3.
         every = made["train"] + [t for t in unseen if held.isdisjoint((t.t1, t.t3))]
         # A single pair teaches only what the coarse change alone can, so it stands back.
@@ -134,19 +146,54 @@ def _chained(dates: Sequence[Date], dataset: Dataset) -> list[Triplet]:
     return [Triplet(*k) for k in groups if _within(k[0], k[2], dataset)]
 
 
-def around(middles: Sequence[Date], known: Sequence[Date], dataset: Dataset) -> list[Triplet]:
-    """For every t2 the nearest known dates before and after; one-sided where there is no later."""
+def around(
+    middles: Sequence[Date], known: Sequence[Date], dataset: Dataset, clear: Clear
+) -> list[Triplet]:
+    """For every t2 the nearest known dates before and after; one-sided where there is no later.
+
+    A date that shows less than `min_clear` of what the clearest one on its side of t2 shows is
+    passed over: with most of F1 hidden, most pixels would have to do without it, and little would
+    be left to learn from.
+
+    Args:
+        middles: The t2.
+        known: Dates with both images, in order.
+        dataset: The description, for `max_gap_days` and `min_clear`.
+        clear: The share of the scene that a date's images show; asked only where there is a
+            choice.
+
+    Returns:
+        A triplet for every t2 that has a known date before it.
+    """
     made = []
     for t2 in middles:
-        before = [d for d in known if d < t2]
+        before = [d for d in reversed(known) if d < t2]
         after = [d for d in known if d > t2]
         if not before:
             continue
-        t3 = after[0] if after and _within(before[-1], after[0], dataset) else None
-        if t3 is None and not _within(before[-1], t2, dataset):
+        two_sided = after and _within(before[0], after[0], dataset)
+        last = after[0] if two_sided else t2
+        if not _within(before[0], last, dataset):
             continue
-        made.append(Triplet(before[-1], t2, t3))
+        t1 = _nearest([d for d in before if _within(d, last, dataset)], dataset, clear)
+        later = [d for d in after if _within(t1, d, dataset)] if two_sided else []
+        made.append(Triplet(t1, t2, _nearest(later, dataset, clear) if later else None))
     return made
+
+
+def _nearest(dates: Sequence[Date], dataset: Dataset, clear: Clear) -> Date:
+    """The first of some dates, the nearest first, that shows enough."""
+    # No date can show more than the whole scene.
+    if len(dates) == 1 or not dataset.min_clear or clear(dates[0]) >= dataset.min_clear:
+        return dates[0]
+    least = dataset.min_clear * max(map(clear, dates))
+    return next(d for d in dates if clear(d) >= least)
+
+
+def passed_over(triplet: Triplet, known: Collection[Date]) -> list[Date]:
+    """Known dates nearer to t2 than t1 or t3, which show too little."""
+    outer = (triplet.t1, triplet.t3 or triplet.t2)
+    return sorted(d for d in known if outer[0] < d < outer[1] and d != triplet.t2)
 
 
 def _check_present(dataset: Dataset, given: dict, fine: set[Date], coarse: set[Date]) -> None:

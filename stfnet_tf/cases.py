@@ -73,7 +73,7 @@ def choose(
     Raises:
         InputError: No triplet is left, or a date has no image.
     """
-    formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
+    formed = triplets.of(images)
     chosen = _named(images, formed, named) if named else formed[split]
     known = [t for t in chosen if images.has("fine", t.t2)]
     if not known:

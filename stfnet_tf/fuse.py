@@ -346,7 +346,7 @@ def asked_of_fit() -> fit_options.FitOptions:
 
 
 def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
-    """The triplets to fuse.
+    """The triplets to fuse; known dates that are passed over are printed.
 
     Args:
         images: The catalog.
@@ -355,10 +355,26 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
     Raises:
         InputError: A date cannot be read or cannot be fused.
     """
+    from data_prep import dataset, triplets
+
+    chosen = _chosen(images, named)
+    tests = images.dataset.dates.test
+    known = set(images.fine_dates) & set(images.coarse_dates) - dataset.predicted(tests)
+    found = [t for t in chosen if (t.t1, t.t2, t.t3) not in tests]  # not written out
+    if passed := {date for t in found for date in triplets.passed_over(t, known)}:
+        told = ", ".join(f"{d} ({100 * images.clear_share(d):.0f} % clear)" for d in sorted(passed))
+        print(
+            f"Passed over, because further dates show far more (triplets.min_clear = "
+            f"{images.dataset.min_clear:g}): {told}"
+        )
+    return chosen
+
+
+def _chosen(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
     from data_prep import triplets
 
     dataset = images.dataset
-    formed = triplets.form(dataset, images.fine_dates, images.coarse_dates)
+    formed = triplets.of(images)
     test = {t.t2: t for t in formed["test"]}
     if not named:
         if not test:
@@ -371,7 +387,8 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
     known = [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
     if list(named) == ["all"]:
         wanted = [d for d in images.coarse_dates if d not in known]
-        made = [test.get(t.t2, t) for t in triplets.around(wanted, known, dataset)]
+        formed_around = triplets.around(wanted, known, dataset, images.clear_share)
+        made = [test.get(t.t2, t) for t in formed_around]
         if len(made) < len(wanted):
             print(f"Left out: {len(wanted) - len(made)} dates without a fine image before them.")
         return made
@@ -383,7 +400,8 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
             raise errors.InputError(
                 f"--dates: expected dates with a coarse image ({there}), found {date}."
             )
-        around = triplets.around([date], [d for d in known if d != date], dataset)
+        others = [d for d in known if d != date]
+        around = triplets.around([date], others, dataset, images.clear_share)
         if date not in test and not around:
             raise errors.InputError(
                 f"--dates: expected a date after a known fine image, the first of which is of "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from osgeo import gdal
 
-from data_prep import catalog, dataset, errors, grids, rasters
+from data_prep import catalog, dataset, errors, grids, quality, rasters
 from data_prep.grids import Grid, Window
 from tests.data_prep import tiny
 
@@ -855,3 +855,28 @@ def test_an_overview_of_pixels_of_the_grid_is_the_one_in_the_middle(tmp_path, sh
 def test_an_overview_of_next_to_nothing_is_a_pixel(tmp_path):
     images = opened(tiny.make(tmp_path, 8, 8, 8))
     assert images.overview("coarse", DAY[0], 20).dn.shape == (1, 1, 2)
+
+
+def test_what_both_images_of_a_date_show(tmp_path):
+    path = tiny.make(tmp_path, 640, 320)
+    # 1 of 4 columns of the fine image and 1 of 2 rows of the coarse one are hidden: 3 / 8 are left.
+    fine, coarse = tiny.land(640, 320), tiny.blocks(tiny.land(640, 320), 8)
+    fine[:, 240:], coarse[:40] = -1, -1
+    rewrite(tmp_path, f"F_{tiny.DATES[0]}.tif", fine, tiny.grid(640, 320))
+    rewrite(tmp_path, f"C_{tiny.DATES[0]}.tif", coarse, tiny.grid(80, 40, size=240.0))
+    # What is found out about the choice of dates must not change it.
+    images = opened(path, {DAY[0]: (160.0, 0.0)})
+    images = images.without({DAY[0]: quality.CellMask(np.ones((80, 40), bool), 8)})
+    assert images.clear_share(DAY[0]) == pytest.approx(3 / 8, abs=0.01)
+    assert images.clear_share(DAY[1]) == 1
+    assert not images.read("coarse", DAY[0]).valid.any()
+
+
+def test_an_image_that_cannot_be_read_is_not_passed_over(tmp_path):
+    images = opened(tiny.make(tmp_path))
+    file = tmp_path / f"F_{tiny.DATES[0]}.tif"
+    file.write_bytes(file.read_bytes()[:200])
+    rasters.close_all()
+    assert images.clear_share(DAY[0]) == 1
+    with pytest.raises(errors.InputError, match=file.name):
+        images.read("fine", DAY[0])

@@ -56,7 +56,7 @@ def test_the_images_are_those_of_a_description(folder):
 def test_triplets_are_two_sided_one_sided_and_later(folder):
     def formed(**changes):
         images = catalog.Catalog(named_rasters.describe(named(folder, **changes)))
-        return triplets.form(images.dataset, images.fine_dates, images.coarse_dates)["test"]
+        return triplets.of(images)["test"]
 
     assert formed() == [triplets.Triplet(T1, T2, T3)]
     assert formed(f3="", c3="") == [triplets.Triplet(T1, T2, None)]

@@ -91,7 +91,7 @@ def test_csiro_sets_as_downloaded(tmp_path, name, tree, pairs, training, tests):
     assert (read.dn[1:] == fine[1:]).all()
     assert not read.valid[0, 0] if name.startswith("cia") else read.valid.all()
     assert (images.read("coarse", days[3]).dn == coarse).all()
-    made = triplets.form(described, images.fine_dates, images.coarse_dates)
+    made = triplets.of(images)
     assert len(made["train"]) == training
     assert len([t for t in made["test"] if t.t3]) == tests
     info = preparation.prepare(described, tmp_path / "out", workers=1)
@@ -113,7 +113,7 @@ def test_reflectance_times_255_with_unpadded_dates(tmp_path, name):
     assert images.fine_dates == days
     assert images.encoding("fine").dtype == "uint8"
     assert images.encoding("coarse").scale == pytest.approx(1 / 255)
-    made = triplets.form(described, images.fine_dates, images.coarse_dates)
+    made = triplets.of(images)
     assert len(made["train"]) == 5 and [t.t2 for t in made["test"]] == days[8:]
 
 

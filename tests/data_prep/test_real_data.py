@@ -360,7 +360,7 @@ def test_ndvi_composites_masks_and_ratio(stfnet_data):
 
 def test_cia50m_is_one_sided_with_a_part_of_the_truth(stfnet_data):
     images = catalog.Catalog(dataset.load("configs/cia50m.toml"))
-    made = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
+    made = triplets.of(images)
     assert [t.iso for t in made["test"]] == [("2001-11-25", "2002-01-12")]
     valid = images.read("fine", DAY("2002-01-12")).valid
     assert valid[:, :297].all() and not valid[:, 297:].any()

@@ -320,7 +320,7 @@ def test_many_blocks_are_shared_out_in_seconds(described):
     )
     images = catalog.Catalog(dataset.load(described))
     images.grid = tiny.grid(4096, 4096)
-    formed = triplets.form(images.dataset, images.fine_dates, images.coarse_dates)
+    formed = triplets.of(images)
     begun = time.process_time()
     size = {"tile_size": 32, "min_valid": 0.0, "shard_bytes": 2**27}
     jobs = shards.plan(images.dataset, images, formed, **size, run="")

@@ -24,8 +24,8 @@ def described(train=(), validation=(), test=(), **options):
     )
 
 
-def formed(*args, fine=DAYS, coarse=DAYS, **options):
-    made = triplets.form(described(*args, **options), fine, coarse)
+def formed(*args, fine=DAYS, coarse=DAYS, clear=lambda day: 1.0, **options):
+    made = triplets.form(described(*args, **options), fine, coarse, clear)
     index = {day: k for k, day in enumerate(DAYS)}
     return {
         split: [tuple(index[d] for d in triplet.dates) for triplet in some]
@@ -54,7 +54,7 @@ def test_all_within_a_gap():
 
 def test_cia_consecutive_gives_15_of_17():
     days = [datetime.date(2001, 1, 1) + datetime.timedelta(days=k) for k in range(17)]
-    made = triplets.form(described(days), days, days)
+    made = triplets.form(described(days), days, days, lambda day: 1.0)
     assert len(made["train"]) == 15
 
 
@@ -74,6 +74,48 @@ def test_written_triplets_and_one_sided_ones():
         [DAYS[0], DAYS[1], DAYS[2]], (), [(DAYS[0], DAYS[3], DAYS[5]), (DAYS[5], DAYS[6], None)]
     )
     assert made["test"] == [(0, 3, 5), (5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "expected"),
+    [
+        pytest.param({}, {}, (3, 4, 5), id="the nearest"),
+        pytest.param({3: 0.5, 5: 0.5}, {}, (3, 4, 5), id="half of the scene is enough"),
+        pytest.param({3: 0.4}, {}, (2, 4, 5), id="the nearest that shows enough"),
+        pytest.param({3: 0.4, 2: 0.1}, {}, (1, 4, 5), id="not the clearest"),
+        pytest.param({5: 0.4, 6: 0.7, 7: 0.7}, {}, (3, 4, 5), id="half of what the others show"),
+        pytest.param({k: 0.2 for k in range(8)}, {}, (3, 4, 5), id="no better one"),
+        pytest.param({k: 0.0 for k in range(8)}, {}, (3, 4, 5), id="nothing at all"),
+        pytest.param({3: 0.4, 5: 0.4}, {"min_clear": 0.3}, (3, 4, 5), id="as described"),
+        pytest.param({3: 0.0}, {"min_clear": 0.0}, (3, 4, 5), id="clouds do not count"),
+        pytest.param({3: 0.4, 5: 0.4}, {"max_gap_days": 48}, (2, 4, 5), id="within the gap"),
+        pytest.param({3: 0.4, 5: 0.4}, {"max_gap_days": 32}, (3, 4, 5), id="no other in the gap"),
+    ],
+)
+def test_dates_that_show_little_are_passed_over(shares, options, expected):
+    clear = {day: shares.get(k, 1.0) for k, day in enumerate(DAYS)}.__getitem__
+    train = [day for day in DAYS if day != DAYS[4]]
+    assert formed(train, (), [DAYS[4]], clear=clear, **options)["test"] == [expected]
+    # A triplet that is written out is what it is.
+    written = [tuple(DAYS[3:6])]
+    assert formed(train, (), written, clear=clear, **options)["test"] == [(3, 4, 5)]
+    nearer = triplets.passed_over(triplets.Triplet(*(DAYS[k] for k in expected)), train)
+    assert nearer == [DAYS[k] for k in range(*(expected[k] for k in (0, 2))) if k not in expected]
+
+
+def test_what_shows_little_after_the_last_pair_is_passed_over():
+    clear = {day: 0.2 + 0.8 * (k < 2) for k, day in enumerate(DAYS)}.__getitem__
+    assert formed(DAYS[:3], (), [DAYS[3]], fine=DAYS[:4], clear=clear)["test"] == [(1, 3)]
+    near = formed(DAYS[:3], (), [DAYS[3]], fine=DAYS[:4], clear=clear, max_gap_days=16)
+    assert near["test"] == [(2, 3)]
+
+
+def test_nothing_is_looked_at_without_a_choice():
+    def clear(day):
+        raise AssertionError(f"{day} was looked at")
+
+    made = formed([DAYS[0], DAYS[2]], (), [DAYS[1]], fine=DAYS[:3], clear=clear)
+    assert made["test"] == [(0, 1, 2)]
 
 
 def test_one_sided_where_there_is_no_later_image():

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 import os
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import errors, grids, rasters, records
+from data_prep import catalog, errors, grids, rasters, records
 from stfnet_tf import checkpoints, fitting, fuse
 from tests.stfnet_tf import scenes
 
@@ -199,6 +200,26 @@ def test_the_test_dates_are_fused_unless_others_are_named(images):
     for dates in (None, ["2001-07-11"], ["20010711"], ["2001192"], ["all"]):
         (triplet,) = fuse.choose(images, dates)
         assert triplet.dates == expected
+
+
+def test_dates_that_clouds_hide_are_passed_over_and_named(tmp_path, capsys):
+    images = scenes.make(tmp_path, between=("2001-06-10", "2001-06-26"))
+    hidden = np.full((*scenes.GRID.shape, 2), -9999, np.int16)
+    hidden[:20] = 1000  # of 50 rows
+    for name, pixels in (("2001-06-10", hidden), ("2001-06-26", np.roll(hidden, 20, 0))):
+        path = tmp_path / f"fine_{name.replace('-', '')}.tif"
+        rasters.write(path, pixels, scenes.GRID, nodata=-9999)
+    images = catalog.Catalog(images.dataset)
+    (triplet,) = fuse.choose(images, ["2001-07-11"])
+    assert triplet.iso == scenes.DATES
+    assert (
+        "Passed over, because further dates show far more (triplets.min_clear = 0.5): 2001-06-10 "
+        "(39 % clear), 2001-06-26 (39 % clear)"
+    ) in capsys.readouterr().out
+    anything = dataclasses.replace(images.dataset, min_clear=0.0)
+    (triplet,) = fuse.choose(catalog.Catalog(anything), ["2001-07-11"])
+    assert triplet.iso == ("2001-06-26", *scenes.DATES[1:])
+    assert capsys.readouterr().out == ""
 
 
 def test_after_the_last_fine_image_the_earlier_one_stands_alone(images):
