@@ -109,6 +109,9 @@ def show(found: Mapping[str, Any]) -> None:
             out.print("   " + " → ".join(triplet) + (" (one-sided)" if len(triplet) < 3 else ""))
         if some[6:]:
             out.print(f"   … and {len(some) - 6} more")
+    if passed := found["passed_over"]:
+        told = ", ".join(f"{date} ({share:.0%} clear)" for date, share in passed.items())
+        out.print(f"passed over for further dates that show far more (triplets.min_clear): {told}")
     if alone := _alone(found):
         out.print(
             f"coarse image alone: {len(alone)} date{'s' * (len(alone) != 1)} after a known pair; "

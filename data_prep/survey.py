@@ -68,6 +68,10 @@ def look(images: Catalog, executor: Executor) -> tuple[dict[str, Any], Catalog]:
             "mode": described.coarse.residual_clouds,
             "shares": {date.isoformat(): mask.share for date, mask in clouds.items()},
         },
+        "passed_over": {
+            date.isoformat(): share
+            for date, share in triplets.passed_over(images, formed["test"]).items()
+        },
         "triplets": {split: [list(t.iso) for t in some] for split, some in formed.items()},
     }
     return found, corrected

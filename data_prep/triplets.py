@@ -190,10 +190,26 @@ def _nearest(dates: Sequence[Date], dataset: Dataset, clear: Clear) -> Date:
     return next(d for d in dates if clear(d) >= least)
 
 
-def passed_over(triplet: Triplet, known: Collection[Date]) -> list[Date]:
-    """Known dates nearer to t2 than t1 or t3, which show too little."""
-    outer = (triplet.t1, triplet.t3 or triplet.t2)
-    return sorted(d for d in known if outer[0] < d < outer[1] and d != triplet.t2)
+def passed_over(images: Catalog, chosen: Collection[Triplet]) -> dict[Date, float]:
+    """Known dates nearer to a t2 than its t1 or t3, which show too little.
+
+    Args:
+        images: The data set.
+        chosen: Triplets; those that the description writes out pass over nothing.
+
+    Returns:
+        For each such date the share of the scene that it shows.
+    """
+    tests = images.dataset.dates.test
+    known = set(images.fine_dates) & set(images.coarse_dates) - predicted(tests)
+    nearer = {
+        date
+        for t1, t2, t3 in ((t.t1, t.t2, t.t3) for t in chosen)
+        if (t1, t2, t3) not in tests
+        for date in known
+        if t1 < date < (t3 or t2) and date != t2
+    }
+    return {date: images.clear_share(date) for date in sorted(nearer)}
 
 
 def _check_present(dataset: Dataset, given: dict, fine: set[Date], coarse: set[Date]) -> None:

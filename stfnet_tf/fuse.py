@@ -9,6 +9,9 @@ A described data set and a trained model; the description's test dates, some oth
     python -m stfnet_tf.fuse --dataset=configs/cia.toml --data_dir=/data --model_dir=runs/cia \
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
+Each date is fused from the nearest known ones before and after it; those of which clouds leave
+little are passed over (triplets.min_clear in the description), and named.
+
 No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no
 fine image of t2). Training's flags count, but have other defaults: --preset=plus and with it
 --steps=100 --batch_size=1 --crops_per_tile=1 --noaugment --early_stopping=5
@@ -355,14 +358,11 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
     Raises:
         InputError: A date cannot be read or cannot be fused.
     """
-    from data_prep import dataset, triplets
+    from data_prep import triplets
 
     chosen = _chosen(images, named)
-    tests = images.dataset.dates.test
-    known = set(images.fine_dates) & set(images.coarse_dates) - dataset.predicted(tests)
-    found = [t for t in chosen if (t.t1, t.t2, t.t3) not in tests]  # not written out
-    if passed := {date for t in found for date in triplets.passed_over(t, known)}:
-        told = ", ".join(f"{d} ({100 * images.clear_share(d):.0f} % clear)" for d in sorted(passed))
+    if passed := triplets.passed_over(images, chosen):
+        told = ", ".join(f"{date} ({100 * share:.0f} % clear)" for date, share in passed.items())
         print(
             f"Passed over, because further dates show far more (triplets.min_clear = "
             f"{images.dataset.min_clear:g}): {told}"

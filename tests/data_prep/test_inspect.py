@@ -168,3 +168,21 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         "assert not {'tensorflow', 'osgeo', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_dates_that_show_little_are_named(tmp_path, capsys):
+    dates = ("2001-10-08", "2001-10-17", "2001-10-24", "2001-11-02")
+    path = tiny.make(tmp_path, dates=dates)
+    image = tiny.land(96, 80, seed=1)
+    image[36:] = -1
+    rasters.write(tmp_path / f"F_{dates[1]}.tif", image, tiny.grid(96, 80))
+    listed = [", ".join(f'"{date}"' for date in some) for some in (dates, dates[:2] + dates[3:])]
+    path.write_text(path.read_text().replace(listed[0], listed[1]) + '[triplets]\nrule = "all"\n')
+    path.write_text(path.read_text().replace("[dates]", f'[dates]\ntest = ["{dates[2]}"]'))
+    with executors.make(workers=1) as here:
+        found, _ = survey.look(catalog.Catalog(dataset.load(path)), here)
+    assert found["triplets"]["test"] == [[dates[0], *dates[2:]]]
+    assert found["passed_over"] == {dates[1]: pytest.approx(0.375)}
+    inspect.show(found)
+    told = f"show far more (triplets.min_clear): {dates[1]} (38% clear)"
+    assert told in capsys.readouterr().out

@@ -99,8 +99,6 @@ def test_dates_that_show_little_are_passed_over(shares, options, expected):
     # A triplet that is written out is what it is.
     written = [tuple(DAYS[3:6])]
     assert formed(train, (), written, clear=clear, **options)["test"] == [(3, 4, 5)]
-    nearer = triplets.passed_over(triplets.Triplet(*(DAYS[k] for k in expected)), train)
-    assert nearer == [DAYS[k] for k in range(*(expected[k] for k in (0, 2))) if k not in expected]
 
 
 def test_what_shows_little_after_the_last_pair_is_passed_over():
