@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BANDS = ("blue", "green", "red", "nir", "swir1", "swir2")
 DATES = tuple(datetime.date(2001, 10, 8) + datetime.timedelta(16 * k) for k in range(3))
-TRIPLET = triplets.Triplet(*DATES)
+TRIPLET = triplets.Triplet(DATES[0], DATES[1], DATES[2])
 RATIO = 16
 PIXEL = 25.0
 CRS = "EPSG:32755"

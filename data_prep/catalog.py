@@ -92,7 +92,7 @@ class Catalog:
                 )
         self._blocks: collections.OrderedDict[tuple, Image] = collections.OrderedDict()
         self._native: dict[tuple[str, Date], Grid] = {}
-        self._clear: dict[Date, float] = {}
+        self._clear: dict[tuple[str, Date], np.ndarray | None] = {}
         self._encodings = {k: self._encoding(dataset.side(k)) for k in self._entries}
         self.grid = self._target_grid()
 
@@ -527,22 +527,39 @@ class Catalog:
             self._paste(thin, grid.window, Image(whole.dn[middle], whole.valid[middle]), part)
         return thin
 
-    def clear_share(self, date: Date) -> float:
-        """Share of the scene that both images of a date show, told by some thousand pixels.
+    def clear(self, date: Date, sides: Sequence[str] = ("fine", "coarse")) -> np.ndarray | None:
+        """Which pixels both images of a date show, of some ten thousand.
 
-        Shifts and residual clouds have no part in it: they are found with a choice of dates. Images
-        that cannot be read count as clear, so that who uses them is told.
+        Shifts and residual clouds have no part in it: they are found with a choice of dates.
+
+        Args:
+            date: The images' date, or one that a composite stands for.
+            sides: Those of them that are looked at.
+
+        Returns:
+            (h, w) bool, or None where an image cannot be read.
         """
-        if date not in self._clear:
+        shown = [mask for side in sides if (mask := self._shown(side, date)) is not None]
+        return np.logical_and.reduce(shown) if len(shown) == len(sides) else None
+
+    def _shown(self, side: str, date: Date) -> np.ndarray | None:
+        if (side, date) not in self._clear:
             plain = self.without({})
             plain.shifts = {}
             step = -(-max(self.grid.shape) // _CLEAR_PIXELS)
             try:
-                fine, coarse = (plain.overview(k, date, step).valid for k in ("fine", "coarse"))
-                self._clear[date] = float((fine & coarse).mean())
+                self._clear[side, date] = plain.overview(side, date, step).valid
             except errors.InputError:
-                self._clear[date] = 1.0
-        return self._clear[date]
+                self._clear[side, date] = None
+        return self._clear[side, date]
+
+    def clear_share(self, date: Date) -> float:
+        """Share of the scene that both images of a date show.
+
+        Images that cannot be read count as clear, so that who uses them is told.
+        """
+        shown = self.clear(date)
+        return 1.0 if shown is None else float(shown.mean())
 
     def residual_clouds(self, date: Date) -> quality.CellMask | None:
         """What is left out of a coarse image as such, None for nothing."""

@@ -178,6 +178,8 @@ class Dataset:
         max_gap_days: Longest t3 − t1 of a triplet; None sets no bound.
         min_clear: Around a date to be predicted stand the nearest ones whose images show at least
             this share of what the clearest ones show.
+        fill: From how many more pairs of dates pixels are filled that those around a date to be
+            fused do not show.
         split_by: "dates", or "blocks" of the scene: all splits then have `dates.train`, or all
             dates, and `shares` says how many blocks each has.
         block_size: Height and width of a spatial block, fine pixels.
@@ -205,6 +207,7 @@ class Dataset:
     rule: str = "consecutive"
     max_gap_days: int | None = None
     min_clear: float = 0.5
+    fill: int = 2
     split_by: str = "dates"
     block_size: int = 512
     shares: tuple[float, float] = (0.0, 0.0)
@@ -473,6 +476,7 @@ def _options(top: _Table) -> dict[str, Any]:
         "rule": triplets.one_of("rule", RULES, "consecutive"),
         "max_gap_days": triplets.number("max_gap_days", None, 2, infinity, whole=True),
         "min_clear": triplets.number("min_clear", 0.5, 0.0, 1.0),
+        "fill": triplets.number("fill", 2, 0, 8, whole=True),
         "split_by": split.one_of("by", SPLITS_BY, "dates"),
         "block_size": split.number("block_size", 512, 32, infinity, whole=True),
         "shares": (

@@ -16,6 +16,8 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
+
 from data_prep import errors, records
 from data_prep.catalog import Catalog
 from data_prep.dataset import Dataset, Date, predicted
@@ -25,16 +27,26 @@ _KEYS = {"train": "dates.train", "val": "dates.validation", "test": "dates.test"
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Triplet:
-    """Dates t1 < t2 < t3; t3 is None where there is no later fine image (one-sided)."""
+    """Dates t1 < t2 < t3; t3 is None where there is no later fine image (one-sided).
+
+    Attributes:
+        fill: Triplets of the same t2, whose images fill pixels that neither F1 nor F3 shows.
+    """
 
     t1: Date
     t2: Date
     t3: Date | None
+    fill: tuple["Triplet", ...] = ()
 
     @property
     def dates(self) -> tuple[Date, ...]:
         """The dates that are set."""
         return (self.t1, self.t2) if self.t3 is None else (self.t1, self.t2, self.t3)
+
+    @property
+    def all_dates(self) -> set[Date]:
+        """The dates that are set, of `fill` as well."""
+        return {date for triplet in (self, *self.fill) for date in triplet.dates}
 
     @property
     def iso(self) -> tuple[str, ...]:
@@ -50,6 +62,8 @@ class Triplet:
         return " ".join((*self.iso, *(["–"] if self.t3 is None else [])))
 
 
+# Share of the scene that is worth another look.
+_WORTH_FILLING = 0.001
 # The share of the scene that the images of a date show.
 Clear = Callable[[Date], float]
 
@@ -200,16 +214,78 @@ def passed_over(images: Catalog, chosen: Collection[Triplet]) -> dict[Date, floa
     Returns:
         For each such date the share of the scene that it shows.
     """
-    tests = images.dataset.dates.test
-    known = set(images.fine_dates) & set(images.coarse_dates) - predicted(tests)
     nearer = {
         date
-        for t1, t2, t3 in ((t.t1, t.t2, t.t3) for t in chosen)
-        if (t1, t2, t3) not in tests
-        for date in known
-        if t1 < date < (t3 or t2) and date != t2
+        for t in chosen
+        if not _is_written(images.dataset, t)
+        for date in _known(images)
+        if t.t1 < date < (t.t3 or t.t2) and date != t.t2
     }
     return {date: images.clear_share(date) for date in sorted(nearer)}
+
+
+def filled(images: Catalog, triplet: Triplet) -> Triplet:
+    """A triplet with further ones that fill what neither F1 nor F3 shows.
+
+    They are those of the next dates before t1 and after t3 that are not hidden themselves, as far
+    as they show a thousandth of the scene that the ones before them do not.
+
+    Args:
+        images: The data set.
+        triplet: Dates; a triplet that the description writes out stays what it is.
+
+    Returns:
+        The triplet, with at most as many in `fill` as the description allows.
+    """
+    dataset = images.dataset
+    before = [d for d in reversed(_known(images)) if d < triplet.t1]
+    after = [d for d in _known(images) if triplet.t3 and d > triplet.t3]
+    if not dataset.fill or _is_written(dataset, triplet) or not (before or after):
+        return triplet
+    own, given = _shown(images, triplet), images.clear(triplet.t2, ["coarse"])
+    if own is None or given is None:
+        return triplet  # who uses them is told
+    hidden = given & ~own[0]
+    least = dataset.min_clear * max(images.clear_share(d) for d in (triplet.t1, triplet.t3) if d)
+    further = [(d for d in some if _is_clear(images, d, least)) for some in (before, after)]
+    fill: list[Triplet] = []
+    last = triplet
+    while len(fill) < dataset.fill and hidden.mean() >= _WORTH_FILLING:
+        t1, t3 = next(further[0], last.t1), next(further[1], last.t3)
+        following = Triplet(t1, triplet.t2, t3)
+        if following == last or not _within(t1, t3 or triplet.t2, dataset):
+            break
+        last = following
+        shown = _shown(images, last)
+        assert shown is not None  # `further` has looked at them
+        either, both = shown
+        if min((hidden & either).mean(), both.mean()) >= _WORTH_FILLING:
+            fill.append(last)
+            hidden &= ~either
+    return dataclasses.replace(triplet, fill=tuple(fill))
+
+
+def _known(images: Catalog) -> list[Date]:
+    """Dates with both images, in order, without those that are to be predicted."""
+    hidden = predicted(images.dataset.dates.test)
+    return [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
+
+
+def _is_written(dataset: Dataset, triplet: Triplet) -> bool:
+    return (triplet.t1, triplet.t2, triplet.t3) in dataset.dates.test
+
+
+def _is_clear(images: Catalog, date: Date, least: float) -> bool:
+    return images.clear(date) is not None and images.clear_share(date) >= least
+
+
+def _shown(images: Catalog, triplet: Triplet) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of the pixels that `Catalog.clear` looks at, those that t1 or t3 and that both show."""
+    outer = [date for date in (triplet.t1, triplet.t3) if date]
+    shown = [mask for date in outer if (mask := images.clear(date)) is not None]
+    if len(shown) < len(outer):
+        return None
+    return np.logical_or.reduce(shown), np.logical_and.reduce(shown)
 
 
 def _check_present(dataset: Dataset, given: dict, fine: set[Date], coarse: set[Date]) -> None:

@@ -330,7 +330,7 @@ def main(argv: Sequence[str]) -> None:
     described = dataset.load(FLAGS.dataset, FLAGS.data_dir)
     plain = catalog.Catalog(described)
     chosen = fuse.choose(plain, FLAGS.dates)
-    images = corrections.corrected(plain, dates={date for t in chosen for date in t.dates})
+    images = corrections.corrected(plain, dates={date for t in chosen for date in t.all_dates})
     model = FLAGS.model_name or described.name
     patience = Patience(timeout=FLAGS.timeout, tries=FLAGS.tries)
     print(f"Fusing {len(chosen)} dates of '{described.name}' at {FLAGS.server}", flush=True)

@@ -10,7 +10,8 @@ A described data set and a trained model; the description's test dates, some oth
         --output_dir=fused [--dates=2002-01-12,2002-02-13 | --dates=all]
 
 Each date is fused from the nearest known ones before and after it; those of which clouds leave
-little are passed over (triplets.min_clear in the description), and named.
+little are passed over (triplets.min_clear in the description), and named. Pixels that neither of
+the two shows are filled from the next ones (triplets.fill), with --fit by models of their own.
 
 No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no
 fine image of t2). Training's flags count, but have other defaults: --preset=plus and with it
@@ -29,11 +30,12 @@ the sides have other bands, --fine_bands and --coarse_bands say by number which 
 
 Writes <date>.tif, a Cloud-Optimized GeoTIFF in the digital numbers and on the grid of the fine
 images, and <date>_quality.tif: for each band the absolute error to be expected, and for each pixel
-whether both sides (3), the earlier (1), the later (2) or none (0) gave it. What to expect is
-learned where errors are known (--expected_error=calibrated, as in the preset plus); with the preset
-paper it is how far the two sides disagree, and true errors are larger; of a model that was fitted
-without a later pair it is not known. Where the true image of a date is known, its RMSE is printed.
---plot draws all dates of the run into dates.png.
+whether both sides (3), the earlier (1), the later (2) or none (0) gave it, and 4 more where these
+are those of further dates. What to expect is learned where errors are known
+(--expected_error=calibrated, as in the preset plus); with the preset paper it is how far the two
+sides disagree, and true errors are larger; of a model that was fitted without a later pair it is
+not known. Where the true image of a date is known, its RMSE is printed. --plot draws all dates of
+the run into dates.png.
 
 Several dates are fused in several processes (--workers), or on a Dask cluster (--executor=dask
 --dask_scheduler=tcp://host:8786); the files are the same. The same command again fuses what is
@@ -186,7 +188,7 @@ def _fuse() -> None:
     described = described_images()
     plain = catalog.Catalog(described)
     chosen = choose(plain, FLAGS.dates)
-    images = corrections.corrected(plain, dates={date for t in chosen for date in t.dates})
+    images = corrections.corrected(plain, dates={date for t in chosen for date in t.all_dates})
     levels.check(images, dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
     for note in images.notes:  # there are none before an image is looked at
         print(f"Assumed: {note}")
@@ -349,7 +351,7 @@ def asked_of_fit() -> fit_options.FitOptions:
 
 
 def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
-    """The triplets to fuse; known dates that are passed over are printed.
+    """The triplets to fuse, with those that fill gaps; dates that are passed over are printed.
 
     Args:
         images: The catalog.
@@ -367,7 +369,7 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
             f"Passed over, because further dates show far more (triplets.min_clear = "
             f"{images.dataset.min_clear:g}): {told}"
         )
-    return chosen
+    return [triplets.filled(images, triplet) for triplet in chosen]
 
 
 def _chosen(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
@@ -414,6 +416,9 @@ def _chosen(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[tri
 def summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
     """What to tell a user about a fused date."""
     line = f"{fused.path}: {100 * fused.known:.1f} % of the pixels fused, from {fused.triplet}"
+    if fused.filled:
+        dates = ", ".join(str(k) for k in fused.triplet.fill)
+        line += f"; {100 * fused.filled:.1f} % that these do not show from {dates}"
     if fused.rmse is None:
         return line
     values = ", ".join(f"{band} {value:.5f}" for band, value in zip(bands, fused.rmse, strict=True))

@@ -34,7 +34,14 @@ WINDOW = 640
 _SUMMED = 256
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
+# Added to a pixel's sides where they are those of further dates.
+FILLED = 4
 FINGERPRINT_TAG = "STFNET_FINGERPRINT"
+
+_SIDES = (
+    "3 both, 1 forward only, 2 backward only, 0 none; 7, 5, 6 likewise from the further dates in "
+    "STFNET_FILL"
+)
 
 Arrays = dict[str, np.ndarray]
 Signature = Callable[..., Mapping[str, Any]]
@@ -179,6 +186,7 @@ class Fused:
             known; None where none is.
         pixels: How many those are.
         known: Share of the scene's pixels that were fused.
+        filled: Share of them that further triplets filled.
     """
 
     triplet: triplets.Triplet
@@ -187,6 +195,7 @@ class Fused:
     rmse: tuple[float, ...] | None
     pixels: int
     known: float
+    filled: float = 0.0
 
 
 def fuse(
@@ -207,6 +216,7 @@ def fuse_dates(
     output_dir: str | Path,
     window: int = WINDOW,
     fingerprints: Sequence[str] = (),
+    further: Mapping[triplets.Triplet, Predictor] | None = None,
 ) -> list[Fused]:
     """Fuses dates of a scene, each into `<output_dir>/<date>.tif` and `<date>_quality.tif`.
 
@@ -221,6 +231,7 @@ def fuse_dates(
         window: Height and width, in pixels, of what is fused at a time; it changes speed and
             memory, not the result.
         fingerprints: For each date what its rasters are to be known by; see `series`.
+        further: Models of their own for triplets that fill gaps (`Triplet.fill`).
 
     Raises:
         InputError: An image cannot be read or a raster cannot be written.
@@ -231,6 +242,8 @@ def fuse_dates(
         _Output(images, triplet, Path(output_dir), fingerprint)
         for triplet, fingerprint in itertools.zip_longest(dates, fingerprints)
     ]
+    models = collections.defaultdict(lambda: predictor, further or {})
+    fillings = [[_Filling(images, k, models[k]) for k in triplet.fill] for triplet in dates]
     with (
         contextlib.ExitStack() as files,
         contextlib.closing(_read_ahead(images, dates, cells, predictor.halo)) as read,
@@ -240,12 +253,17 @@ def fuse_dates(
             files.enter_context(output.opened(predictor))
         written: concurrent.futures.Future | None = None
         for cell, inner, batches in progress.track(read, f"Fusing {_named(dates)}", len(cells)):
-            for output, batch, change in zip(outputs, batches, changes, strict=True):
+            for output, filling, batch, change in zip(
+                outputs, fillings, batches, changes, strict=True
+            ):
                 result = _run(predictor.fuse_tile, batch, change)
                 result = {k: v[0][inner] for k, v in result.items()}
+                shown = int(np.count_nonzero(result["sides"]))
+                for gaps in filling:
+                    result = gaps.filled(cell, result)
                 if written is not None:
                     written.result()
-                written = writing.submit(output.write, cell, result)
+                written = writing.submit(output.write, cell, result, shown)
         if written is not None:
             written.result()
     return [output.fused() for output in outputs]
@@ -362,6 +380,36 @@ def _quality_layers(quality: np.ndarray, sides: np.ndarray) -> np.ndarray:
     return layers
 
 
+class _Filling:
+    """What one further triplet knows of the pixels that a date's own ones leave unknown."""
+
+    def __init__(self, images: catalog.Catalog, triplet: triplets.Triplet, predictor: Predictor):
+        # A copy, because reading goes on in another thread, and the original keeps what it warped.
+        self._images = copy.copy(images)
+        self._triplet = triplet
+        self._predictor = predictor
+        (self._change,) = _whole_image_changes(predictor, images, [triplet])
+
+    def filled(self, cell: grids.Window, result: Arrays) -> Arrays:
+        """A window's result, unknown pixels replaced where this triplet's images show them."""
+        unknown = result["sides"][..., 0] == 0
+        if not unknown.any():
+            return result
+        (batch,) = _read(self._images, [self._triplet], cell)
+        f1, f3, c1, c2, c3 = (batch[f"valid_{k}"][0] for k in fusion.BOTH_SIDES)
+        # Of each pixel by itself, so that the result does not depend on the windows.
+        unknown &= c2 & ((f1 & c1) | (f3 & c3))
+        if not unknown.any():
+            return result
+        wide = tiles.expand(cell, self._predictor.halo, *self._images.grid.shape)
+        (batch,) = _read(self._images, [self._triplet], wide)
+        found = _run(self._predictor.fuse_tile, batch, self._change)
+        inner = cell.moved(-wide.row, -wide.col).slices
+        found["sides"] = np.where(found["sides"] > 0, found["sides"] + FILLED, 0)
+        filled = ((k, v[0][inner], result[k]) for k, v in found.items())
+        return {k: np.where(unknown[..., None], v, own).astype(own.dtype) for k, v, own in filled}
+
+
 class _Output:
     """One date's rasters while they are written, and what is found out about them on the way."""
 
@@ -377,7 +425,7 @@ class _Output:
         self._images = images
         self._fingerprint = fingerprint
         self._truth = _Truth(images, triplet)
-        self._known = 0
+        self._known = self._filled = 0
 
     @contextlib.contextmanager
     def opened(self, predictor: Predictor) -> Iterator[None]:
@@ -408,7 +456,7 @@ class _Output:
                 band_names=(*(f"{band}_expected_error" for band in predictor.bands), "sides"),
                 scale=(*[QUALITY_SCALE] * len(predictor.bands), 1.0),
                 offset=0.0,
-                tags=tags | {"SIDES": "3 both, 1 forward only, 2 backward only, 0 none"},
+                tags=tags | {"SIDES": _SIDES},
                 # Which side a pixel comes from has no mean.
                 options=("OVERVIEW_RESAMPLING=NEAREST",),
             ) as self._quality,
@@ -431,11 +479,15 @@ class _Output:
             if date is not None:
                 file = self._images.file(records.side_of(name), date)
                 tags[f"STFNET_{name.upper()}"] = Path(file).name
+        if self.triplet.fill:
+            tags["STFNET_FILL"] = "; ".join(" ".join(k.iso) for k in self.triplet.fill)
         return tags
 
-    def write(self, cell: grids.Window, result: Arrays) -> None:
-        """Writes one window's F̂2, quality and sides."""
-        self._known += int(np.count_nonzero(result["sides"]))
+    def write(self, cell: grids.Window, result: Arrays, shown: int) -> None:
+        """Writes one window's F̂2, quality and sides, of which the date's own images show some."""
+        known = int(np.count_nonzero(result["sides"]))
+        self._known += known
+        self._filled += known - shown
         self._image.write(cell, result["f2"])
         self._quality.write(cell, _quality_layers(result["quality"], result["sides"]))
         self._truth.compare(cell, result)
@@ -450,6 +502,7 @@ class _Output:
             self._truth.rmse(),
             self._truth.pixels,
             self._known / (height * width),
+            self._filled / (height * width),
         )
 
 

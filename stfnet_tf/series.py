@@ -365,6 +365,7 @@ def _fuse_together(task: _Task) -> list[scene.Fused]:
             task.output_dir,
             task.window,
             [date.fingerprint for date in task.dates],
+            _further(task),
         )
 
 
@@ -381,6 +382,19 @@ def _predictor(task: _Task) -> scene.Predictor:
         _resident.clear()
         _resident[key] = task.source.predictor(task.images, task.dates[0].triplet)
     return _resident[key]
+
+
+def _further(task: _Task) -> dict[triplets.Triplet, scene.Predictor]:
+    """Models that are fitted to the triplets which fill gaps, each kept with its date's own."""
+    if task.source.fit is None:
+        return {}
+    made = {}
+    for date in task.dates:
+        for fill in date.triplet.fill:
+            folder = task.source.path / fill.t2.isoformat() / f"filling from {fill.t1} {fill.t3}"
+            source = dataclasses.replace(task.source, path=folder)
+            made[fill] = source.predictor(task.images, fill)
+    return made
 
 
 def _found(
@@ -423,6 +437,7 @@ def _inputs(images: catalog.Catalog, triplet: triplets.Triplet) -> dict[str, Any
             files.append([name, inside])
     return {
         "dates": triplet.iso,
+        **({"fill": [_inputs(images, k) for k in triplet.fill]} if triplet.fill else {}),
         "bands": described.bands,
         "files": files,
         "shifts": shifts,

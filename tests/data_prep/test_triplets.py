@@ -1,9 +1,12 @@
+import dataclasses
 import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_prep import dataset, errors, triplets
+from data_prep import catalog, dataset, errors, rasters, triplets
+from tests.data_prep import tiny
 
 DAYS = [datetime.date(2001, 1, 1) + datetime.timedelta(days=16 * k) for k in range(8)]
 
@@ -179,3 +182,73 @@ def test_blocks_use_the_same_dates_in_every_split():
     assert made["train"] == made["val"] == made["test"] == [(0, 1, 2), (1, 2, 3)]
     made = formed([(DAYS[0], DAYS[2], DAYS[5])], split_by="blocks")
     assert made["train"] == made["val"] == made["test"] == [(0, 2, 5)]
+
+
+HIDDEN = {0: np.s_[:], 1: np.s_[:0], 2: np.s_[:40], 4: np.s_[20:44], 5: np.s_[30:34], 6: np.s_[:0]}
+
+
+def gappy(folder, hidden=HIDDEN, more=""):
+    """Dates of 96 rows, some of which the fine images do not show; the fourth is predicted."""
+    names = [day.isoformat() for day in DAYS[:7]]
+    path = tiny.make(folder, dates=tuple(names), more=f"[triplets]\n{more}")
+    for k, rows in hidden.items():
+        image = tiny.land(96, 80, seed=k)
+        image[rows] = -1
+        rasters.write(folder / f"F_{names[k]}.tif", image, tiny.grid(96, 80))
+    listed = ", ".join(f'"{name}"' for name in names)
+    known = ", ".join(f'"{name}"' for name in names[:3] + names[4:])
+    text = path.read_text().replace(f"[{listed}]", f'[{known}]\ntest = ["{names[3]}"]')
+    path.write_text(text)
+    return catalog.Catalog(dataset.load(path))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "more", "expected"),
+    [
+        # Rows 20 to 39 neither shows; rows 30 to 33 the next ones do: 1 shows all.
+        pytest.param({}, "", [(1, 3, 5)], id="the next dates"),
+        pytest.param({1: np.s_[:]}, "", [(2, 3, 5), (2, 3, 6)], id="as far as they show anything"),
+        pytest.param({1: np.s_[:]}, "fill = 1", [(2, 3, 5)], id="as many as described"),
+        pytest.param({}, "fill = 0", [], id="none as described"),
+        pytest.param({2: np.s_[:20]}, "", [], id="where nothing is hidden"),
+        pytest.param({}, "max_gap_days = 40", [], id="not further than described"),
+        pytest.param({1: np.s_[:90], 5: np.s_[:90]}, "", [(2, 3, 6)], id="hidden dates do not"),
+        pytest.param({1: np.s_[20:40], 5: np.s_[20:40]}, "", [(1, 3, 6)], id="what shows no more"),
+    ],
+)
+def test_gaps_are_filled_from_further_dates(tmp_path, hidden, more, expected):
+    images = gappy(tmp_path, HIDDEN | hidden, more)
+    (test,) = triplets.of(images)["test"]
+    assert test == triplets.Triplet(*DAYS[2:5])
+    filled = triplets.filled(images, test)
+    assert filled == dataclasses.replace(test, fill=filled.fill)
+    assert [k.dates for k in filled.fill] == [tuple(DAYS[n] for n in k) for k in expected]
+    assert filled.all_dates == {DAYS[n] for k in [(2, 3, 4), *expected] for n in k}
+
+
+def test_gaps_without_a_coarse_image_are_not_filled(tmp_path):
+    images = gappy(tmp_path)
+    coarse = tiny.blocks(tiny.land(96, 80), 8)
+    coarse[2:5] = -1  # rows 16 to 39
+    rasters.write(tmp_path / f"C_{DAYS[3]}.tif", coarse, tiny.grid(12, 10, size=240.0))
+    rasters.close_all()
+    (test,) = triplets.of(images)["test"]
+    assert triplets.filled(images, test) == test
+
+
+def test_an_image_that_cannot_be_read_fills_nothing(tmp_path):
+    images = gappy(tmp_path)
+    file = tmp_path / f"F_{DAYS[1]}.tif"
+    file.write_bytes(file.read_bytes()[:200])
+    rasters.close_all()
+    (test,) = triplets.of(images)["test"]
+    assert [k.t1 for k in triplets.filled(images, test).fill] == [DAYS[2]] * 2
+
+
+def test_a_triplet_that_is_written_out_is_not_filled(tmp_path):
+    images = gappy(tmp_path)
+    written = tuple(DAYS[2:5])
+    dates = dataclasses.replace(images.dataset.dates, test=(written,))
+    images.dataset = dataclasses.replace(images.dataset, dates=dates)
+    (test,) = triplets.of(images)["test"]
+    assert triplets.filled(images, test) == test == triplets.Triplet(*written)

@@ -11,6 +11,7 @@ from stfnet_tf import checkpoints, fusion, model, presets, scene
 
 BANDS = ("red", "nir")
 DATES = ("2001-05-24", "2001-07-11", "2001-08-12")
+FURTHER = ("2001-05-08", "2001-08-28")
 CRS = "EPSG:32755"
 GRID = grids.Grid(70, 50, (400000.0, 30.0, 0.0, 6200000.0, 0.0, -30.0), grids.crs_wkt(CRS))
 
@@ -67,6 +68,23 @@ def make(
             rasters.write(folder / name, pixels, grid, nodata=-9999, band_names=BANDS)
     text = TOML.replace("scale = 0.0001", "scale = 1.0") if floating else TOML
     (folder / "made.toml").write_text(text)
+    return catalog.Catalog(dataset.load(folder / "made.toml", folder))
+
+
+def with_gaps(folder: Path) -> catalog.Catalog:
+    """Two dates more around the three, which show rows 20 to 29 that no other fine image shows."""
+    rng = np.random.default_rng(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*DATES, *FURTHER):
+        for side in ("fine", "coarse"):
+            pixels = rng.integers(500, 4000, (*GRID.shape, 2)).astype(np.int16)
+            if side == "fine":
+                pixels[20 : 30 if name in DATES else 23] = -9999
+            if (side, name) == ("coarse", DATES[1]):
+                pixels[26, :40] = -9999
+            path = folder / f"{side}_{name.replace('-', '')}.tif"
+            rasters.write(path, pixels, GRID, nodata=-9999, band_names=BANDS)
+    (folder / "made.toml").write_text(TOML)
     return catalog.Catalog(dataset.load(folder / "made.toml", folder))
 
 

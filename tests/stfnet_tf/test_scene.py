@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_rasters_are_cloud_optimized_by_gdals_own_judgement(tmp_path, size):
 
 
 def test_overviews_mix_no_sides(tmp_path):
-    """What is none of the four codes was averaged."""
+    """What is none of the codes was averaged."""
     grid = grids.Grid(600, 600, scenes.GRID.geotransform, scenes.GRID.crs)
     images = scenes.make(tmp_path, grid=grid)
     fused = scene.fuse(scenes.predictor(images), images, TRIPLET, tmp_path / "out")
@@ -154,6 +155,42 @@ def test_rmse_is_that_of_the_written_raster(images, tmp_path):
     expected = np.sqrt(np.mean((found - true.dn)[valid] ** 2, 0)) * 1e-4
     np.testing.assert_allclose(fused.rmse, expected, rtol=1e-4)
     assert fused.pixels == valid.sum()
+
+
+@pytest.mark.parametrize("combination", ["global", "local"])
+@pytest.mark.parametrize("window", [32, 512])
+def test_what_neither_image_shows_is_filled_from_further_ones(tmp_path, window, combination):
+    images = scenes.with_gaps(tmp_path)
+    before, after = map(datetime.date.fromisoformat, scenes.FURTHER)
+    further = triplets.Triplet(before, TRIPLET.t2, after)
+    own = scenes.predictor(images, combination=combination)
+    other = scenes.predictor(images, combination=combination, residual=True)
+    with_fill = dataclasses.replace(TRIPLET, fill=(further,))
+    plain = scene.fuse(own, images, TRIPLET, tmp_path / "plain", window)
+    (expected,) = (scene.fuse(other, images, further, tmp_path / "further", window),)
+    (fused,) = scene.fuse_dates(
+        own, images, [with_fill], tmp_path / "out", window, further={further: other}
+    )
+
+    def pixels(made):
+        return [rasters.read(str(k)) for k in (made.path, made.quality_path)]
+
+    (image, quality), (own_image, own_quality) = pixels(fused), pixels(plain)
+    other_image, other_quality = pixels(expected)
+    # Rows 20 to 22 no image shows, and of C2 a part of row 26 is missing.
+    filled = np.zeros(scenes.GRID.shape, bool)
+    filled[23:30] = True
+    filled[26, :40] = False
+    assert (own_quality[20:30, :, -1] == 0).all() and (own_image[20:30] == -9999).all()
+    assert (image[~filled] == own_image[~filled]).all()
+    assert (quality[~filled] == own_quality[~filled]).all()
+    assert (image[filled] == other_image[filled]).all()
+    assert (quality[filled][:, :-1] == other_quality[filled][:, :-1]).all()
+    assert (quality[filled][:, -1] == 7).all() and (other_quality[filled][:, -1] == 3).all()
+    assert fused.filled == filled.mean() and fused.known == plain.known + filled.mean()
+    tag = rasters.tags(fused.path)["STFNET_FILL"]
+    assert tag == f"{before} 2001-07-11 {after}"
+    assert plain.filled == 0 and "STFNET_FILL" not in rasters.tags(plain.path)
 
 
 def test_one_sided(images, tmp_path):

@@ -86,6 +86,36 @@ def test_fitted_in_two_processes_are_those_fitted_in_one(images, tmp_path):
     assert models == sorted(str(t.t2) for t in dates(images)[:2])
 
 
+def test_gaps_are_filled_by_models_of_their_own(tmp_path):
+    images = scenes.with_gaps(tmp_path / "images")
+    (triplet,) = fuse.choose(images, None)
+    (further,) = triplet.fill
+    assert further.iso == (scenes.FURTHER[0], scenes.DATES[1], scenes.FURTHER[1])
+    training = {"steps": 2, "patch_size": 32, "batch_size": 2}
+    options = fit_options.FitOptions("paper", training, {"filters": (4,), "kernel_sizes": (3, 3)})
+    source = series.Source(tmp_path / "model", fit=options)
+
+    def run(images, **asked):
+        plan = series.Plan.of(images, source, fuse.choose(images, None), tmp_path / "out", **asked)
+        return list(plan.run(32, HERE))
+
+    (fused,) = run(images)
+    # Of 50 rows, 20 to 29 lie in a gap; 20 to 22 no image shows, nor 40 of 70 pixels of row 26.
+    assert fused.known == pytest.approx((47 * 70 - 40) / 3500)
+    assert fused.filled == pytest.approx((7 * 70 - 40) / 3500)
+    assert "; 12.9 % that these do not show from 2001-05-08 2001-07-11" in fuse.summary(fused, "ab")
+    (own,) = (tmp_path / "model" / scenes.DATES[1]).glob("filling from */*/best.weights.h5")
+    assert "2001-05-08 2001-08-28" in str(own)
+    made = own.stat().st_ino
+    assert run(again(images)) == []
+    # Other images of the further dates are other images.
+    (tmp_path / "images" / "fine_20010508.tif").touch()
+    with pytest.raises(errors.InputError, match="found others"):
+        run(again(images))
+    (fused,) = run(again(images), overwrite=True)
+    assert fused.filled > 0 and own.stat().st_ino != made
+
+
 def test_what_is_finished_is_left_as_it_is(images, source, tmp_path):
     out = tmp_path / "out"
     assert len(fused(images, source, out)) == 4
