@@ -80,6 +80,8 @@ def prepare(
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:
         workers = 1
     with executors.make(executor, workers, scheduler) as pool:
+        # Processes start, and load what they need, while shifts and clouds are looked for.
+        executors.submitted(pool, shards.loaded, [()] * workers, _lost(Path(output_dir), workers))
         if corrected is None:
             wanted = {date for part in formed.values() for t in part for date in t.dates}
             images = corrections.corrected(images, pool, wanted)
@@ -121,6 +123,13 @@ def _volume(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> int:
     return sum(map(len, formed.values())) * shards.record_bytes(images, images.grid.window)
 
 
+def _lost(folder: Path, workers: int) -> str:
+    return (
+        f"{folder}: expected every process to finish its shards, found one killed (out of "
+        f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
+    )
+
+
 def _write(
     images: Catalog,
     formed: Mapping[str, Sequence[Triplet]],
@@ -154,10 +163,7 @@ def _write(
     )
     cache = max(min(_CACHE_BYTES // workers, 192 * 2**20), 64 * 2**20)
     place = str(folder.resolve())
-    lost = (
-        f"{folder}: expected every process to finish its shards, found one killed (out of "
-        f"memory?); the same command goes on, --workers={max(workers // 2, 1)} needs less."
-    )
+    lost = _lost(folder, workers)
     tasks = [(job, images, place, cache) for job in missing]
     pending = executors.submitted(pool, shards.write, tasks, lost)
     for report in executors.results(pending, "writing shards", lost):

@@ -287,6 +287,10 @@ def publish(jobs: Sequence[Job], folder: Path) -> None:
 _resident: dict[str, Catalog] = {}
 
 
+def loaded() -> None:
+    """Nothing: a process that has called it has loaded what `write` needs."""
+
+
 def write(job: Job, catalog: Catalog, folder: str, cache_bytes: int) -> Report:
     """Writes one shard; runs in a worker process.
 
