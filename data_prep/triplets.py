@@ -14,7 +14,7 @@ before it.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -62,8 +62,8 @@ class Triplet:
         return " ".join((*self.iso, *(["–"] if self.t3 is None else [])))
 
 
-# Share of the scene that is worth another look.
-_WORTH_FILLING = 0.001
+# Share of the scene that is worth another pair of dates, and with a fit another model.
+_WORTH_FILLING = 0.01
 # The share of the scene that the images of a date show.
 Clear = Callable[[Date], float]
 
@@ -227,8 +227,8 @@ def passed_over(images: Catalog, chosen: Collection[Triplet]) -> dict[Date, floa
 def filled(images: Catalog, triplet: Triplet) -> Triplet:
     """A triplet with further ones that fill what neither F1 nor F3 shows.
 
-    They are those of the next dates before t1 and after t3 that are not hidden themselves, as far
-    as they show a thousandth of the scene that the ones before them do not.
+    They are those of the next dates before t1 and after t3 that are not far less clear, as far as
+    they show a hundredth of the scene that the ones before them do not.
 
     Args:
         images: The data set.
@@ -246,18 +246,18 @@ def filled(images: Catalog, triplet: Triplet) -> Triplet:
     if own is None or given is None:
         return triplet  # who uses them is told
     hidden = given & ~own[0]
-    least = dataset.min_clear * max(images.clear_share(d) for d in (triplet.t1, triplet.t3) if d)
-    further = [(d for d in some if _is_clear(images, d, least)) for some in (before, after)]
+    earlier = _clear_enough(images, before, triplet.t1)
+    later = _clear_enough(images, after, triplet.t3)
     fill: list[Triplet] = []
     last = triplet
     while len(fill) < dataset.fill and hidden.mean() >= _WORTH_FILLING:
-        t1, t3 = next(further[0], last.t1), next(further[1], last.t3)
+        t1, t3 = next(earlier, last.t1), next(later, last.t3)
         following = Triplet(t1, triplet.t2, t3)
         if following == last or not _within(t1, t3 or triplet.t2, dataset):
             break
         last = following
         shown = _shown(images, last)
-        assert shown is not None  # `further` has looked at them
+        assert shown is not None  # `_clear_enough` has looked at them
         either, both = shown
         if min((hidden & either).mean(), both.mean()) >= _WORTH_FILLING:
             fill.append(last)
@@ -275,8 +275,12 @@ def _is_written(dataset: Dataset, triplet: Triplet) -> bool:
     return (triplet.t1, triplet.t2, triplet.t3) in dataset.dates.test
 
 
-def _is_clear(images: Catalog, date: Date, least: float) -> bool:
-    return images.clear(date) is not None and images.clear_share(date) >= least
+def _clear_enough(images: Catalog, dates: Sequence[Date], than: Date | None) -> Iterator[Date]:
+    """Those of some dates whose images can be read and are not far less clear than another's."""
+    for date in dates:
+        least = images.dataset.min_clear * images.clear_share(than or date)
+        if images.clear(date) is not None and images.clear_share(date) >= least:
+            yield date
 
 
 def _shown(images: Catalog, triplet: Triplet) -> tuple[np.ndarray, np.ndarray] | None:
