@@ -97,7 +97,7 @@ class Catalog:
         self.grid = self._target_grid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": collections.OrderedDict()}
+        return {**self.__dict__, "_blocks": collections.OrderedDict(), "_clear": {}}
 
     def of(self, dates: Iterable[Date]) -> "Catalog":
         """The catalog with the images of some dates alone, to be sent to another process.
@@ -527,7 +527,9 @@ class Catalog:
             self._paste(thin, grid.window, Image(whole.dn[middle], whole.valid[middle]), part)
         return thin
 
-    def clear(self, date: Date, sides: Sequence[str] = ("fine", "coarse")) -> np.ndarray | None:
+    def clear_mask(
+        self, date: Date, sides: Sequence[str] = ("fine", "coarse")
+    ) -> np.ndarray | None:
         """Which pixels both images of a date show, of some ten thousand.
 
         Shifts and residual clouds have no part in it: they are found with a choice of dates.
@@ -558,7 +560,7 @@ class Catalog:
 
         Images that cannot be read count as clear, so that who uses them is told.
         """
-        shown = self.clear(date)
+        shown = self.clear_mask(date)
         return 1.0 if shown is None else float(shown.mean())
 
     def residual_clouds(self, date: Date) -> quality.CellMask | None:

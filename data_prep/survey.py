@@ -70,7 +70,9 @@ def look(images: Catalog, executor: Executor) -> tuple[dict[str, Any], Catalog]:
         },
         "passed_over": {
             date.isoformat(): share
-            for date, share in triplets.passed_over(images, formed["test"]).items()
+            for date, share in triplets.passed_over(
+                images, formed["test"], triplets.known_dates(images, formed)
+            ).items()
         },
         "triplets": {split: [list(t.iso) for t in some] for split, some in formed.items()},
     }

@@ -14,7 +14,7 @@ before it.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -204,12 +204,21 @@ def _nearest(dates: Sequence[Date], dataset: Dataset, clear: Clear) -> Date:
     return next(d for d in dates if clear(d) >= least)
 
 
-def passed_over(images: Catalog, chosen: Collection[Triplet]) -> dict[Date, float]:
+def known_dates(images: Catalog, formed: Mapping[str, Sequence[Triplet]]) -> list[Date]:
+    """Dates with both images, in order, without those that a test triplet predicts."""
+    hidden = {triplet.t2 for triplet in formed["test"]}
+    return [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
+
+
+def passed_over(
+    images: Catalog, chosen: Collection[Triplet], known: Sequence[Date]
+) -> dict[Date, float]:
     """Known dates nearer to a t2 than its t1 or t3, which show too little.
 
     Args:
         images: The data set.
         chosen: Triplets; those that the description writes out pass over nothing.
+        known: Dates with both images.
 
     Returns:
         For each such date the share of the scene that it shows.
@@ -218,13 +227,13 @@ def passed_over(images: Catalog, chosen: Collection[Triplet]) -> dict[Date, floa
         date
         for t in chosen
         if not _is_written(images.dataset, t)
-        for date in _known(images)
+        for date in known
         if t.t1 < date < (t.t3 or t.t2) and date != t.t2
     }
     return {date: images.clear_share(date) for date in sorted(nearer)}
 
 
-def filled(images: Catalog, triplet: Triplet) -> Triplet:
+def filled(images: Catalog, triplet: Triplet, known: Sequence[Date]) -> Triplet:
     """A triplet with further ones that fill what neither F1 nor F3 shows.
 
     They are those of the next dates before t1 and after t3 that are not far less clear, as far as
@@ -233,16 +242,17 @@ def filled(images: Catalog, triplet: Triplet) -> Triplet:
     Args:
         images: The data set.
         triplet: Dates; a triplet that the description writes out stays what it is.
+        known: Dates with both images, in order.
 
     Returns:
         The triplet, with at most as many in `fill` as the description allows.
     """
     dataset = images.dataset
-    before = [d for d in reversed(_known(images)) if d < triplet.t1]
-    after = [d for d in _known(images) if triplet.t3 and d > triplet.t3]
+    before = [d for d in reversed(known) if d < triplet.t1]
+    after = [d for d in known if triplet.t3 and d > triplet.t3]
     if not dataset.fill or _is_written(dataset, triplet) or not (before or after):
         return triplet
-    own, given = _shown(images, triplet), images.clear(triplet.t2, ["coarse"])
+    own, given = _shown(images, triplet), images.clear_mask(triplet.t2, ["coarse"])
     if own is None or given is None:
         return triplet  # who uses them is told
     hidden = given & ~own[0]
@@ -265,12 +275,6 @@ def filled(images: Catalog, triplet: Triplet) -> Triplet:
     return dataclasses.replace(triplet, fill=tuple(fill))
 
 
-def _known(images: Catalog) -> list[Date]:
-    """Dates with both images, in order, without those that are to be predicted."""
-    hidden = predicted(images.dataset.dates.test)
-    return [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
-
-
 def _is_written(dataset: Dataset, triplet: Triplet) -> bool:
     return (triplet.t1, triplet.t2, triplet.t3) in dataset.dates.test
 
@@ -279,14 +283,14 @@ def _clear_enough(images: Catalog, dates: Sequence[Date], than: Date | None) -> 
     """Those of some dates whose images can be read and are not far less clear than another's."""
     for date in dates:
         least = images.dataset.min_clear * images.clear_share(than or date)
-        if images.clear(date) is not None and images.clear_share(date) >= least:
+        if images.clear_mask(date) is not None and images.clear_share(date) >= least:
             yield date
 
 
 def _shown(images: Catalog, triplet: Triplet) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of the pixels that `Catalog.clear` looks at, those that t1 or t3 and that both show."""
+    """Of the pixels that `Catalog.clear_mask` looks at, those that t1 or t3 and that both show."""
     outer = [date for date in (triplet.t1, triplet.t3) if date]
-    shown = [mask for date in outer if (mask := images.clear(date)) is not None]
+    shown = [mask for date in outer if (mask := images.clear_mask(date)) is not None]
     if len(shown) < len(outer):
         return None
     return np.logical_or.reduce(shown), np.logical_and.reduce(shown)

@@ -45,7 +45,7 @@ and rasters made from anything else are not replaced without --overwrite.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -362,35 +362,38 @@ def choose(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[trip
     """
     from data_prep import triplets
 
-    chosen = _chosen(images, named)
-    if passed := triplets.passed_over(images, chosen):
+    formed = triplets.of(images)
+    known = triplets.known_dates(images, formed)
+    chosen = _chosen(images, named, {t.t2: t for t in formed["test"]}, known)
+    if passed := triplets.passed_over(images, chosen, known):
         told = ", ".join(f"{date} ({100 * share:.0f} % clear)" for date, share in passed.items())
         print(
             f"Passed over, because further dates show far more (triplets.min_clear = "
             f"{images.dataset.min_clear:g}): {told}"
         )
-    return [triplets.filled(images, triplet) for triplet in chosen]
+    return [triplets.filled(images, triplet, known) for triplet in chosen]
 
 
-def _chosen(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[triplets.Triplet]":
+def _chosen(
+    images: "catalog.Catalog",
+    named: Sequence[str] | None,
+    test: "Mapping[dataset.Date, triplets.Triplet]",
+    known: "Sequence[dataset.Date]",
+) -> "list[triplets.Triplet]":
     from data_prep import triplets
 
-    dataset = images.dataset
-    formed = triplets.of(images)
-    test = {t.t2: t for t in formed["test"]}
+    described = images.dataset
     if not named:
         if not test:
             raise errors.InputError(
-                f"--dates: expected dates to fuse, because {dataset.path} names no test dates; "
+                f"--dates: expected dates to fuse, because {described.path} names no test dates; "
                 f"'all' fuses every date that has a coarse image alone."
             )
         return list(test.values())
-    hidden = set(test)
-    known = [d for d in images.fine_dates if d not in hidden and images.has("coarse", d)]
     if list(named) == ["all"]:
         wanted = [d for d in images.coarse_dates if d not in known]
-        formed_around = triplets.around(wanted, known, dataset, images.clear_share)
-        made = [test.get(t.t2, t) for t in formed_around]
+        around = triplets.around(wanted, known, described, images.clear_share)
+        made = [test.get(t.t2, t) for t in around]
         if len(made) < len(wanted):
             print(f"Left out: {len(wanted) - len(made)} dates without a fine image before them.")
         return made
@@ -403,7 +406,7 @@ def _chosen(images: "catalog.Catalog", named: Sequence[str] | None) -> "list[tri
                 f"--dates: expected dates with a coarse image ({there}), found {date}."
             )
         others = [d for d in known if d != date]
-        around = triplets.around([date], others, dataset, images.clear_share)
+        around = triplets.around([date], others, described, images.clear_share)
         if date not in test and not around:
             raise errors.InputError(
                 f"--dates: expected a date after a known fine image, the first of which is of "

@@ -186,7 +186,7 @@ class Fused:
             known; None where none is.
         pixels: How many those are.
         known: Share of the scene's pixels that were fused.
-        filled: Share of them that further triplets filled.
+        filled: Share of the scene's pixels that further triplets filled.
     """
 
     triplet: triplets.Triplet
@@ -242,8 +242,10 @@ def fuse_dates(
         _Output(images, triplet, Path(output_dir), fingerprint)
         for triplet, fingerprint in itertools.zip_longest(dates, fingerprints)
     ]
-    models = collections.defaultdict(lambda: predictor, further or {})
-    fillings = [[_Filling(images, k, models[k]) for k in triplet.fill] for triplet in dates]
+    models = further or {}
+    fillings = [
+        [_Filling(images, k, models.get(k, predictor)) for k in triplet.fill] for triplet in dates
+    ]
     with (
         contextlib.ExitStack() as files,
         contextlib.closing(_read_ahead(images, dates, cells, predictor.halo)) as read,

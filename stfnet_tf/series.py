@@ -391,7 +391,8 @@ def _further(task: _Task) -> dict[triplets.Triplet, scene.Predictor]:
     made = {}
     for date in task.dates:
         for fill in date.triplet.fill:
-            folder = task.source.path / fill.t2.isoformat() / f"filling from {fill.t1} {fill.t3}"
+            outer = " ".join(str(day) for day in fill.dates if day != fill.t2)
+            folder = task.source.path / fill.t2.isoformat() / f"filling from {outer}"
             source = dataclasses.replace(task.source, path=folder)
             made[fill] = source.predictor(task.images, fill)
     return made

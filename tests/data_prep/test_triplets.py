@@ -205,7 +205,7 @@ def gappy(folder, hidden=HIDDEN, more=""):
 @pytest.mark.parametrize(
     ("hidden", "more", "expected"),
     [
-        # Rows 20 to 39 neither shows; rows 30 to 33 the next ones do: 1 shows all.
+        # Rows 20 to 39 neither 2 nor 4 shows; 5 shows them but for 30 to 33, 1 and 6 show all.
         pytest.param({}, "", [(1, 3, 5)], id="the next dates"),
         pytest.param({1: np.s_[:]}, "", [(2, 3, 5), (2, 3, 6)], id="as far as they show anything"),
         pytest.param({1: np.s_[:]}, "fill = 1", [(2, 3, 5)], id="as many as described"),
@@ -218,9 +218,11 @@ def gappy(folder, hidden=HIDDEN, more=""):
 )
 def test_gaps_are_filled_from_further_dates(tmp_path, hidden, more, expected):
     images = gappy(tmp_path, HIDDEN | hidden, more)
-    (test,) = triplets.of(images)["test"]
+    made = triplets.of(images)
+    (test,) = made["test"]
+    known = triplets.known_dates(images, made)
     assert test == triplets.Triplet(*DAYS[2:5])
-    filled = triplets.filled(images, test)
+    filled = triplets.filled(images, test, known)
     assert filled == dataclasses.replace(test, fill=filled.fill)
     assert [k.dates for k in filled.fill] == [tuple(DAYS[n] for n in k) for k in expected]
     assert filled.all_dates == {DAYS[n] for k in [(2, 3, 4), *expected] for n in k}
@@ -232,8 +234,10 @@ def test_gaps_without_a_coarse_image_are_not_filled(tmp_path):
     coarse[2:5] = -1  # rows 16 to 39
     rasters.write(tmp_path / f"C_{DAYS[3]}.tif", coarse, tiny.grid(12, 10, size=240.0))
     rasters.close_all()
-    (test,) = triplets.of(images)["test"]
-    assert triplets.filled(images, test) == test
+    made = triplets.of(images)
+    (test,) = made["test"]
+    known = triplets.known_dates(images, made)
+    assert triplets.filled(images, test, known) == test
 
 
 def test_an_image_that_cannot_be_read_fills_nothing(tmp_path):
@@ -241,8 +245,10 @@ def test_an_image_that_cannot_be_read_fills_nothing(tmp_path):
     file = tmp_path / f"F_{DAYS[1]}.tif"
     file.write_bytes(file.read_bytes()[:200])
     rasters.close_all()
-    (test,) = triplets.of(images)["test"]
-    assert [k.t1 for k in triplets.filled(images, test).fill] == [DAYS[2]] * 2
+    made = triplets.of(images)
+    (test,) = made["test"]
+    known = triplets.known_dates(images, made)
+    assert [k.t1 for k in triplets.filled(images, test, known).fill] == [DAYS[2]] * 2
 
 
 def test_a_triplet_that_is_written_out_is_not_filled(tmp_path):
@@ -250,5 +256,7 @@ def test_a_triplet_that_is_written_out_is_not_filled(tmp_path):
     written = tuple(DAYS[2:5])
     dates = dataclasses.replace(images.dataset.dates, test=(written,))
     images.dataset = dataclasses.replace(images.dataset, dates=dates)
-    (test,) = triplets.of(images)["test"]
-    assert triplets.filled(images, test) == test == triplets.Triplet(*written)
+    made = triplets.of(images)
+    (test,) = made["test"]
+    known = triplets.known_dates(images, made)
+    assert triplets.filled(images, test, known) == test == triplets.Triplet(*written)

@@ -167,7 +167,7 @@ def test_what_neither_image_shows_is_filled_from_further_ones(tmp_path, window, 
     other = scenes.predictor(images, combination=combination, residual=True)
     with_fill = dataclasses.replace(TRIPLET, fill=(further,))
     plain = scene.fuse(own, images, TRIPLET, tmp_path / "plain", window)
-    (expected,) = (scene.fuse(other, images, further, tmp_path / "further", window),)
+    expected = scene.fuse(other, images, further, tmp_path / "further", window)
     (fused,) = scene.fuse_dates(
         own, images, [with_fill], tmp_path / "out", window, further={further: other}
     )
