@@ -260,3 +260,14 @@ def test_a_triplet_that_is_written_out_is_not_filled(tmp_path):
     (test,) = made["test"]
     known = triplets.known_dates(images, made)
     assert triplets.filled(images, test, known) == test == triplets.Triplet(*written)
+
+
+def test_dates_set_aside_by_shares_fill_nothing(tmp_path):
+    path = tiny.make(tmp_path, dates=tuple(str(day) for day in DAYS), more="[split]\ntest = 0.25")
+    text = path.read_text()
+    named = text[text.index("[dates]") : text.index("[tiles]")]
+    path.write_text(text.replace(named, ""))
+    images = catalog.Catalog(dataset.load(path))
+    made = triplets.of(images)
+    assert [t.t2 for t in made["test"]] == DAYS[6:]
+    assert triplets.known_dates(images, made) == DAYS[:6]
