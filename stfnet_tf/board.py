@@ -12,6 +12,8 @@ from stfnet_tf import combination
 
 # Black and white lie this many standard deviations from the data set's mean.
 STRETCH = 2.5
+# Steps between panels: an epoch may be a single step, and drawing them takes longer.
+PANEL_STEPS = 25
 GAP = 4
 
 
@@ -35,9 +37,7 @@ class Board:
         self._model = model
         self._info = info
         self._examples = examples
-        self._fuse = tf.function(
-            lambda batch: model.fuse(batch), reduce_retracing=True, autograph=False
-        )
+        self._shown: int | None = None
         self._root = tf.summary.create_file_writer(str(folder))
         self._writer = tf.summary.create_file_writer(str(folder / "validation"))
 
@@ -49,26 +49,26 @@ class Board:
         """
         from tensorboard.plugins.hparams import api as hp
 
-        inputs = {k: tf.TensorSpec(v.shape, v.dtype) for k, v in self._model.input.items()}
-        graph = tf.function(lambda batch: self._model(batch), autograph=False)
-        graph = graph.get_concrete_function(inputs).graph
         plain = {
             k: v if isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
             for k, v in hyperparameters.items()
         }
         with self._root.as_default(step=0):
-            tf.summary.graph(graph)
+            tf.summary.graph(self._model.call_graph)
             # Without a list of them TensorBoard finds out which differ from run to run, and shows
             # these first.
             hp.hparams(plain)
         self._root.flush()
 
-    def report(self, step: int, scores: Mapping[str, float]) -> None:
-        """Writes validation scores and panels."""
+    def report(self, step: int, scores: Mapping[str, float], last: bool = False) -> None:
+        """Writes validation scores, and panels at the first, the last and some steps between."""
         with self._writer.as_default(step=step):
             for name, value in scores.items():
                 tf.summary.scalar(name, value)
-        self.show(step)
+        self._writer.flush()
+        if last or self._shown is None or step - self._shown >= PANEL_STEPS:
+            self._shown = step
+            self.show(step)
 
     def show(self, step: int) -> None:
         """Writes the panels of the present weights."""
@@ -76,7 +76,7 @@ class Board:
             for name, batch in self._examples:
                 tf.summary.image(
                     f"tiles/{name}",
-                    panel(batch, self._fuse(dict(batch)), self._info),
+                    panel(batch, self._model.fuse_graph(dict(batch)), self._info),
                     description="Above: F1, F3, C2. Below: predicted F2, true F2, absolute error.",
                 )
         self._writer.flush()

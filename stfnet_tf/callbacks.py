@@ -195,8 +195,8 @@ class EpochEnd(Callback):
         epoch_steps: Steps of an epoch.
         total_steps: Steps of the run.
         history: Receives one row an epoch.
-        report: Called with the step and the scores of validation, none where there is no such
-            split; None on other workers.
+        report: Called with the step, the scores of validation, none where there is no such split,
+            and whether the run ends here; None on other workers.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class EpochEnd(Callback):
         epoch_steps: int,
         total_steps: int,
         history: "History",
-        report: Callable[[int, Mapping[str, float]], None] | None,
+        report: Callable[[int, Mapping[str, float], bool], None] | None,
     ):
         super().__init__()
         self._store = store
@@ -263,8 +263,17 @@ class EpochEnd(Callback):
         with optimizers.averaged(self.model.optimizer, self.model.trainable_variables):
             if self._validate:
                 values = self._validate()
+            improved = self._improved(step, values)
             if self._report:
-                self._report(step, values if self._validate else {})
+                last = bool(self._state.finished.numpy()) or step >= self._total_steps
+                self._report(step, values if self._validate else {}, last)
+        # Without validation the training scores are too noisy to prefer an older model by them.
+        if improved or not self._validate:
+            self._store.save_best()
+        return {f"validation_{k}": v for k, v in values.items()} if self._validate else {}
+
+    def _improved(self, step: int, values: Mapping[str, float]) -> bool:
+        """Whether the monitored score is lower than ever; ends a run in which it stays."""
         if self._monitor not in values:
             raise KeyError(f"monitor: expected one of {sorted(values)}, got {self._monitor}")
         value = values[self._monitor]
@@ -274,13 +283,8 @@ class EpochEnd(Callback):
             self._state.best.assign(value)
             self._state.best_step.assign(step)
             self._state.stalled.assign(0)
-            improved = True
-        else:
-            self._state.stalled.assign_add(1)
-            improved = False
-        # Without validation the training scores are too noisy to prefer an older model by them.
-        if improved or not self._validate:
-            self._store.save_best()
+            return True
+        self._state.stalled.assign_add(1)
         if self._patience and int(self._state.stalled.numpy()) >= self._patience:
             logging.info(
                 "Stopped early at step %d: %s has not fallen below %.6g since step %d.",
@@ -288,7 +292,7 @@ class EpochEnd(Callback):
             )
             self._state.finished.assign(True)
             self.model.stop_training = True
-        return {f"validation_{k}": v for k, v in values.items()} if self._validate else {}
+        return False
 
 
 class History:
@@ -451,8 +455,15 @@ class Progress(Callback):
         self._scores = scores
         self._seconds = seconds
         self._bar: Any = _bar(total) if terminal else None
+        self._epochs = 0
         self._began: tuple[int, float] | None = None
         self._shown = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """What the end of the first epoch compiled would spoil the estimate."""
+        self._epochs += 1
+        if self._epochs == 2:
+            self._began = None
 
     def on_train_begin(self, logs=None):
         """Starts the bar where the run is."""

@@ -166,9 +166,6 @@ class Checkpoints:
 
     def _restore(self, path: Path) -> None:
         # The older optimizer API makes its variables at the first step and is restored then.
-        if isinstance(self._model.optimizer, keras.optimizers.Optimizer):
-            with self._strategy.scope():
-                self._model.optimizer.build(self._model.trainable_variables)
         self._checkpoint.restore(str(path)).assert_existing_objects_matched()
 
     def save(self) -> None:
@@ -205,7 +202,7 @@ class Checkpoints:
 
     def load_best(self) -> None:
         """Gives the model the weights that `save_best` saved."""
-        _load_weights(self._model, self._folder / BEST)
+        load_weights(self._model, self._folder)
 
 
 def _sweep(folder: Path, kept: Collection[str]) -> None:
@@ -262,12 +259,18 @@ def _digest(file: h5py.File) -> str:
     return digest.hexdigest()
 
 
-def _load_weights(model: stfnet_model.StfNet, path: Path) -> None:
-    """Gives a model the weights of a file that `save_model` wrote.
+def load_weights(model: stfnet_model.StfNet, model_dir: str | Path) -> None:
+    """Gives a model the best weights of a run.
 
     Raises:
-        InputError: They are damaged, or another model's.
+        InputError: There are none yet, they are damaged, or another model's.
     """
+    path = Path(model_dir) / BEST
+    if not path.is_file():
+        raise errors.InputError(
+            f"{path}: expected the weights that training writes at the end of an epoch, found no "
+            f"such file; train longer, or continue the run with the same command."
+        )
     try:
         with h5py.File(path, "r") as file:
             # Files of earlier versions have none.
@@ -292,15 +295,8 @@ def load_model(model_dir: str | Path) -> stfnet_model.StfNet:
     Raises:
         InputError: There is no model, or training has not saved weights yet.
     """
-    config = presets.ModelConfig.load(model_dir)
-    path = Path(model_dir) / BEST
-    if not path.is_file():
-        raise errors.InputError(
-            f"{path}: expected the weights that training writes at the end of an epoch, found no "
-            f"such file; train longer, or continue the run with the same command."
-        )
-    model = stfnet_model.StfNet(config)
-    _load_weights(model, path)
+    model = stfnet_model.StfNet(presets.ModelConfig.load(model_dir))
+    load_weights(model, model_dir)
     return model
 
 

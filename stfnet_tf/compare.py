@@ -156,7 +156,7 @@ def _fitted(
     # What an earlier comparison left would only be continued, in no time.
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    run = fitting.fit(images, triplet, folder, options)
+    run = fitting.Fitter(options).fit(images, triplet, folder)
     return run, time.perf_counter() - start, executors.peak_mib()
 
 

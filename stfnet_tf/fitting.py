@@ -34,52 +34,62 @@ def defaults(preset: str, tile_size: int) -> dict[str, Any]:
     }
 
 
-def fit(
-    images: catalog.Catalog,
-    triplet: triplets.Triplet,
-    model_dir: Path,
-    options: fit_options.FitOptions,
-) -> Path:
-    """Trains a model on the very images of one date, or goes on where such a run was stopped.
+class Fitter:
+    """Fits models of one kind, one after the other; what the first compiles serves the others.
 
     Args:
-        images: The data set's images, corrected as its description says.
-        triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
-        model_dir: The run is in a folder of it, named by the date.
         options: What the user asks for.
-
-    Returns:
-        The run's folder.
-
-    Raises:
-        InputError: The images or the options do not allow it, or training was stopped.
     """
-    folder = model_dir / triplet.t2.isoformat()
-    tile_size = min(max(images.grid.shape), LARGEST_TILE)
-    alone = dataclasses.replace(
-        images.dataset, supervision="pair", tile_size=tile_size, min_valid=0.0
-    )
-    config = train_config.TrainConfig(**{**defaults(options.preset, tile_size), **options.training})
-    if config.patch_size > tile_size:
-        bound = "--fit's tiles" if tile_size == LARGEST_TILE else "the scene's longer side"
-        raise errors.InputError(
-            f"--patch_size: expected at most {tile_size} pixels, {bound}, found "
-            f"{config.patch_size}."
+
+    def __init__(self, options: fit_options.FitOptions):
+        self._options = options
+        self._compiled: trainer.Compiled | None = None
+
+    def fit(self, images: catalog.Catalog, triplet: triplets.Triplet, model_dir: Path) -> Path:
+        """Trains a model on the very images of one date, or goes on where such a run was stopped.
+
+        Args:
+            images: The data set's images, corrected as its description says.
+            triplet: The date to be fused, t2, and its neighbours; t3 None fits to the earlier pair.
+            model_dir: The run is in a folder of it, named by the date.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            InputError: The images or the options do not allow it, or training was stopped.
+        """
+        options = self._options
+        folder = model_dir / triplet.t2.isoformat()
+        tile_size = min(max(images.grid.shape), LARGEST_TILE)
+        alone = dataclasses.replace(
+            images.dataset, supervision="pair", tile_size=tile_size, min_valid=0.0
         )
-    info = preparation.prepare(alone, folder / "records", only=triplet, corrected=images)
-    model = train_config.model_config(info, options.preset, **options.model)
-    print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
-    try:
-        trainer.run(
-            config,
-            model,
-            folder / "records",
-            folder,
-            terminal=sys.stderr.isatty(),
-            command=shlex.join(sys.argv),
+        config = train_config.TrainConfig(
+            **{**defaults(options.preset, tile_size), **options.training}
         )
-    except callbacks.TerminatedError:
-        raise errors.InputError(
-            f"--fit: training was stopped; the same command goes on where {folder} stands."
-        ) from None
-    return folder
+        if config.patch_size > tile_size:
+            bound = "--fit's tiles" if tile_size == LARGEST_TILE else "the scene's longer side"
+            raise errors.InputError(
+                f"--patch_size: expected at most {tile_size} pixels, {bound}, found "
+                f"{config.patch_size}."
+            )
+        info = preparation.prepare(alone, folder / "records", only=triplet, corrected=images)
+        model = train_config.model_config(info, options.preset, **options.model)
+        print(f"Fitting '{model.preset}' to {triplet}: {folder}", flush=True)
+        try:
+            result = trainer.run(
+                config,
+                model,
+                folder / "records",
+                folder,
+                terminal=sys.stderr.isatty(),
+                command=shlex.join(sys.argv),
+                compiled=self._compiled,
+            )
+        except callbacks.TerminatedError:
+            raise errors.InputError(
+                f"--fit: training was stopped; the same command goes on where {folder} stands."
+            ) from None
+        self._compiled = result.compiled
+        return folder

@@ -1,6 +1,7 @@
 """StfNet: two streams, and the training step that makes them agree (Liu et al. 2019)."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,18 @@ class StfNet(keras.Model):
         """F̂2 from the images of both sides; see `combination` for `v12` and `v23`."""
         predicted = self({k: batch[k] for k in self.input_names}, training=False)
         return self._combine(batch, predicted, v12, v23)
+
+    @functools.cached_property
+    def fuse_graph(self) -> Callable[[Batch], combination.Fused]:
+        """`fuse` of batches of any size, as a graph."""
+        return tf.function(lambda batch: self.fuse(batch), reduce_retracing=True, autograph=False)
+
+    @functools.cached_property
+    def call_graph(self) -> tf.Graph:
+        """The network as a graph, to be looked at."""
+        inputs = {k: tf.TensorSpec(v.shape, v.dtype) for k, v in self.input.items()}
+        traced = tf.function(lambda batch: self(batch), autograph=False)
+        return traced.get_concrete_function(inputs).graph
 
     def _combine(
         self,

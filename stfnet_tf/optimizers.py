@@ -171,6 +171,22 @@ def apply(optimizer: Any, gradients_and_variables: Iterable[tuple[Any, Any]]) ->
     optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
 
 
+def make_variables(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.Variable] | None:
+    """Makes the optimizer's variables before the first step, so that it is traced only once.
+
+    Args:
+        optimizer: What `build` made, or any other.
+        variables: The trainable variables that it will be given, in their strategy's scope.
+
+    Returns:
+        All its variables; None for the older API, which makes them at the first step.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    optimizer.build(variables)
+    return list(optimizer.variables)
+
+
 def averages_weights(optimizer: Any) -> bool:
     """Whether the weights to evaluate and export are averages over the run."""
     return bool(getattr(optimizer, "use_ema", False)) or hasattr(optimizer, "assign_average_vars")

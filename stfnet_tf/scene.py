@@ -23,6 +23,7 @@ import tensorflow as tf
 import stfnet_tf
 from data_prep import catalog, errors, grids, locks, progress, rasters, records, tiles, triplets
 from stfnet_tf import checkpoints, fusion, model_card, presets, psf
+from stfnet_tf import model as stfnet_model
 
 # Read ahead of the network: enough to hide a slow disk, little enough to bound memory.
 READ_AHEAD = 2
@@ -60,6 +61,7 @@ class Predictor:
         halo: Pixels beyond a tile that its result depends on.
         fuse_tile: The signature of that name.
         coarse_change: The signature of that name.
+        model: The network of a training run.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Predictor:
     halo: int
     fuse_tile: Signature
     coarse_change: Signature
+    model: stfnet_model.StfNet | None = None
 
     @classmethod
     def of(cls, name: str, made: fusion.Fusion) -> "Predictor":
@@ -83,24 +86,39 @@ class Predictor:
             fusion.halo(made.model.config),
             made.fuse_tile,
             made.coarse_change,
+            made.model,
         )
 
     @classmethod
-    def from_run(cls, model_dir: str | Path, images: catalog.Catalog) -> "Predictor":
+    def from_run(
+        cls,
+        model_dir: str | Path,
+        images: catalog.Catalog,
+        earlier: "Predictor | None" = None,
+    ) -> "Predictor":
         """The best model of a training run, in the encodings of the images to be fused.
 
         The network works in reflectance, so it may have been trained on other encodings.
 
+        Args:
+            model_dir: What training was given as `--model_dir`.
+            images: What is to be fused.
+            earlier: Made of another run and no longer needed: if it differs by its weights alone,
+                it is given these ones, which spares a second or two.
+
         Raises:
             InputError: There is no trained model, or it was trained for other bands.
         """
+        config = presets.ModelConfig.load(model_dir)
+        _check_bands(str(model_dir), config.bands, images)
+        fine, coarse = images.encoding("fine"), images.encoding("coarse")
+        if earlier is not None and earlier.model is not None:
+            if (earlier.config, earlier.fine, earlier.coarse) == (config, fine, coarse):
+                checkpoints.load_weights(earlier.model, model_dir)
+                return dataclasses.replace(earlier, name=str(model_dir))
         model = checkpoints.load_model(model_dir)
-        _check_bands(str(model_dir), model.config.bands, images)
-        info = dataclasses.replace(
-            records.DatasetInfo.load(model_dir),
-            fine=images.encoding("fine"),
-            coarse=images.encoding("coarse"),
-        )
+        info = records.DatasetInfo.load(model_dir)
+        info = dataclasses.replace(info, fine=fine, coarse=coarse)
         return cls.of(str(model_dir), fusion.Fusion(model, info))
 
     @classmethod

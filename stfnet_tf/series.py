@@ -85,13 +85,8 @@ class Source:
             ) from None
         return _digest(named)
 
-    def predictor(self, images: catalog.Catalog, triplet: triplets.Triplet) -> scene.Predictor:
-        """The model, fitted first where that is wanted."""
-        if self.fit is not None:
-            run = fitting.fit(images, triplet, self.path, self.fit)
-            made = scene.Predictor.from_run(run, images)
-            # What the rasters say of it must not depend on where they lie.
-            return dataclasses.replace(made, name=f"fitted to {triplet}")
+    def predictor(self, images: catalog.Catalog) -> scene.Predictor:
+        """The model that is there."""
         load = scene.Predictor.from_saved_model if self.exported else scene.Predictor.from_run
         return dataclasses.replace(load(self.path.absolute(), images), name=str(self.path))
 
@@ -316,7 +311,9 @@ class Plan:
         return made
 
 
+# What the next task of the same run finds again in this process.
 _resident: dict[str, scene.Predictor] = {}
+_fitters: dict[str, fitting.Fitter] = {}
 
 
 def _fuse(task: _Task) -> list[scene.Fused | _Failed]:
@@ -370,18 +367,20 @@ def _fuse_together(task: _Task) -> list[scene.Fused]:
 
 
 def _predictor(task: _Task) -> scene.Predictor:
-    """The model; the next task of the same run finds it again."""
+    """The model, fitted first where that is wanted."""
+    encodings = [dataclasses.asdict(task.images.encoding(k)) for k in ("fine", "coarse")]
+    key = _digest([task.model, str(task.source.path), task.images.dataset.bands, encodings])
+    predictor = _resident.pop(key, None)
+    _resident.clear()
     if task.source.fit is not None:
         (date,) = task.dates
         if date.other:  # the model was fitted to other images, or otherwise
             shutil.rmtree(task.source.path / date.triplet.t2.isoformat(), ignore_errors=True)
-        return task.source.predictor(task.images, date.triplet)
-    encodings = [dataclasses.asdict(task.images.encoding(k)) for k in ("fine", "coarse")]
-    key = _digest([task.model, str(task.source.path), task.images.dataset.bands, encodings])
-    if key not in _resident:
-        _resident.clear()
-        _resident[key] = task.source.predictor(task.images, task.dates[0].triplet)
-    return _resident[key]
+        predictor = _fitted(task, date.triplet, task.source.path, predictor)
+    elif predictor is None:
+        predictor = task.source.predictor(task.images)
+    _resident[key] = predictor
+    return predictor
 
 
 def _further(task: _Task) -> dict[triplets.Triplet, scene.Predictor]:
@@ -393,9 +392,25 @@ def _further(task: _Task) -> dict[triplets.Triplet, scene.Predictor]:
         for fill in date.triplet.fill:
             outer = " ".join(str(day) for day in fill.dates if day != fill.t2)
             folder = task.source.path / fill.t2.isoformat() / f"filling from {outer}"
-            source = dataclasses.replace(task.source, path=folder)
-            made[fill] = source.predictor(task.images, fill)
+            made[fill] = _fitted(task, fill, folder)
     return made
+
+
+def _fitted(
+    task: _Task,
+    triplet: triplets.Triplet,
+    folder: Path,
+    earlier: scene.Predictor | None = None,
+) -> scene.Predictor:
+    """A model that is fitted to a triplet; `earlier` as for `scene.Predictor.from_run`."""
+    if task.model not in _fitters:
+        assert task.source.fit is not None
+        _fitters.clear()
+        _fitters[task.model] = fitting.Fitter(task.source.fit)
+    run = _fitters[task.model].fit(task.images, triplet, folder)
+    made = scene.Predictor.from_run(run, task.images, earlier)
+    # What the rasters say of it must not depend on where they lie.
+    return dataclasses.replace(made, name=f"fitted to {triplet}")
 
 
 def _found(

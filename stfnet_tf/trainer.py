@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from absl import logging
@@ -48,6 +49,7 @@ class Result:
         best: The lowest value of `TrainConfig.monitor`.
         best_step: The step at which it was reached.
         seconds: Time spent training, over all starts.
+        compiled: What `run` may train next.
     """
 
     model: stfnet_model.StfNet
@@ -56,6 +58,7 @@ class Result:
     best: float
     best_step: int
     seconds: float
+    compiled: "Compiled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,70 @@ class Plan:
             step += epochs * steps
 
 
+class Compiled:
+    """A compiled model, to be trained once or, from where it started, many times.
+
+    To make the graphs of a training step takes seconds, which is most of the time that fitting to
+    one date of a small scene takes; so the dates of a scene share them.
+
+    Args:
+        config: How to train.
+        model_config: What to train.
+        steps: Of the whole run, over which the learning rate is planned.
+        strategy: The devices.
+    """
+
+    def __init__(
+        self,
+        config: train_config.TrainConfig,
+        model_config: presets.ModelConfig,
+        steps: int,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._made_for = (config, model_config, steps)
+        self.strategy = strategy
+        self.schedule = optimizers.Schedule(
+            config.schedule,
+            config.learning_rate,
+            steps=steps,
+            warmup=config.warmup_steps,
+            final=config.final_rate,
+            boundaries=config.rate_boundaries,
+            factor=config.rate_factor,
+        )
+        # Nothing but the initial weights is drawn by it, and it discards what was compiled before.
+        keras.utils.set_random_seed(config.seed)
+        with strategy.scope():
+            self.model = stfnet_model.StfNet(model_config)
+            self.model.compile(
+                optimizers.build(
+                    config.optimizer,
+                    self.schedule,
+                    config.optimizer_arguments,
+                    clip_norm=config.clip_norm,
+                    ema=config.ema,
+                ),
+                jit_compile=config.jit_compile,
+            )
+            own = optimizers.make_variables(self.model.optimizer, self.model.trainable_variables)
+        # Every replica reports the values of the global batch.
+        self.model.distribute_reduction_method = "first"
+        self._start: list[tuple[tf.Variable, np.ndarray]] | None = None
+        if own is not None:
+            weights = self.model.loss_weights.variables.values()
+            self._start = [(k, k.numpy()) for k in (*self.model.variables, *own, *weights)]
+
+    def again(
+        self, config: train_config.TrainConfig, model_config: presets.ModelConfig, steps: int
+    ) -> bool:
+        """Goes back to the start, if that is where such a run starts; whether it is."""
+        if self._start is None or self._made_for != (config, model_config, steps):
+            return False
+        for variable, value in self._start:
+            variable.assign(value)
+        return True
+
+
 def run(
     config: train_config.TrainConfig,
     model_config: presets.ModelConfig,
@@ -118,6 +185,7 @@ def run(
     *,
     terminal: bool = False,
     command: str = "",
+    compiled: Compiled | None = None,
 ) -> Result:
     """Trains, or goes on training, until the configured end.
 
@@ -128,6 +196,8 @@ def run(
         model_dir: Receives what `checkpoints` lists; a run that is there is continued.
         terminal: Whether to draw a progress bar; plain log lines otherwise.
         command: To be recorded in `config.json`.
+        compiled: Of an earlier run, which must be done with its model; it is used if this run is
+            of the same kind, with the same result as without.
 
     Raises:
         InputError: The configuration does not fit the shards, the devices or the run that
@@ -137,8 +207,10 @@ def run(
     """
     with strategies.noticing_lost_peers(), _reproducible(config):
         # The first thing that uses TensorFlow: several processes must find each other first.
-        strategy = strategies.create(config.distribution)
-        trainer = Trainer(config, model_config, Path(records_dir), Path(model_dir), strategy)
+        strategy = compiled.strategy if compiled else strategies.create(config.distribution)
+        trainer = Trainer(
+            *(config, model_config, Path(records_dir), Path(model_dir), strategy), compiled
+        )
         with (
             trainer.alone(),
             disk.naming_full(model_dir),
@@ -158,6 +230,7 @@ class Trainer:
         records_dir: Where the shards are.
         model_dir: Where the run is.
         strategy: The devices.
+        compiled: As for `run`.
     """
 
     def __init__(
@@ -167,6 +240,7 @@ class Trainer:
         records_dir: Path,
         model_dir: Path,
         strategy: tf.distribute.Strategy,
+        compiled: Compiled | None = None,
     ):
         self.config = config
         self.model_config = model_config
@@ -180,30 +254,11 @@ class Trainer:
         strategies.check_batch_size(strategy, config.batch_size)
         self._check_kernels()
         self._check_memory()
-        self.schedule = optimizers.Schedule(
-            config.schedule,
-            config.learning_rate,
-            steps=self.plan.total_steps,
-            warmup=config.warmup_steps,
-            final=config.final_rate,
-            boundaries=config.rate_boundaries,
-            factor=config.rate_factor,
-        )
-        with strategy.scope():
-            self.model = stfnet_model.StfNet(model_config)
-            self.model.compile(
-                optimizers.build(
-                    config.optimizer,
-                    self.schedule,
-                    config.optimizer_arguments,
-                    clip_norm=config.clip_norm,
-                    ema=config.ema,
-                ),
-                jit_compile=config.jit_compile,
-            )
+        if compiled is None or not compiled.again(config, model_config, self.plan.total_steps):
+            compiled = Compiled(config, model_config, self.plan.total_steps, strategy)
+        self.compiled = compiled
+        self.model = compiled.model
         self.weights = losses.Schedules(self.model.loss_weights, config.weight_points)
-        # Every replica reports the values of the global batch.
-        self.model.distribute_reduction_method = "first"
         scores = [metric.name for metric in self.model.metrics]
         if config.monitor not in scores:
             raise errors.InputError(
@@ -320,8 +375,8 @@ class Trainer:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
-            self._calibrate()
             self.store.load_best()
+            self._calibrate()
         return Result(
             self.model,
             self.step,
@@ -329,6 +384,7 @@ class Trainer:
             float(self.state.best.numpy()),
             int(self.state.best_step.numpy()),
             float(self.state.seconds.numpy()),
+            self.compiled,
         )
 
     def _go_on(self) -> None:
@@ -351,8 +407,10 @@ class Trainer:
         """Lets the best model learn how large an error to expect."""
         if self.model_config.expected_error != "calibrated":
             return
-        # A model of its own: this process alone does it, on one device.
-        model = checkpoints.load_model(self.model_dir)
+        model = self.model
+        if self.strategy.num_replicas_in_sync > 1:
+            # A model of its own: this process alone does it, on one device.
+            model = checkpoints.load_model(self.model_dir)
 
         def tiles() -> Iterator[Mapping[str, tf.Tensor]]:
             for shards in filter(None, (self.shards, self.validation)):
@@ -361,6 +419,7 @@ class Trainer:
         # A finished run that is started again has learned it already.
         if not model.expected_error.calibrated and calibration.calibrate(model, tiles):
             checkpoints.save_model(model, self.model_dir)
+            self.store.load_best()
 
     @staticmethod
     def _tiles(
@@ -457,7 +516,7 @@ class Trainer:
         return callbacks.Scalars(
             self.model_dir / "tensorboard",
             self.state,
-            self.schedule,
+            self.compiled.schedule,
             self.weights.weights,
             self.config.batch_size,
             self.config.summary_steps,
@@ -500,8 +559,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _reproducible(config: train_config.TrainConfig) -> Iterator[None]:
-    """Seeds everything, and sets the precision for as long as the run lasts."""
-    keras.utils.set_random_seed(config.seed)
+    """Sets the order of sums, and the precision for as long as the run lasts."""
     if not tf.config.list_physical_devices("GPU"):
         # Costs nothing on CPUs; on GPUs it would slow convolutions down.
         tf.config.experimental.enable_op_determinism()

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from data_prep import records
-from stfnet_tf import board, combination
+from stfnet_tf import board, combination, model, presets
 
 
 def info(bands, mean, std):
@@ -54,3 +54,19 @@ def test_a_panel_shows_six_images_with_one_stretch(bands, channels):
     np.testing.assert_array_equal(strips[3][0, 4:, 0], [127, 127, 0, 0])
     np.testing.assert_array_equal(strips[5][0, 4:, 0], [0, 0, 255, 255])
     assert strips[3][1, 0, 0] == strips[5][1, 0, 0] == 255
+
+
+def test_panels_are_drawn_at_the_first_and_last_step_and_some_between(tmp_path):
+    """Validation may follow each step; drawing would take longer than all else."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    config = presets.build("paper", bands=("red",), filters=(2,), kernel_sizes=(3, 1))
+    images = {k: tf.fill((1, 8, 8, 1), 0.2) for k in ("f1", "f2", "f3", "c1", "c2", "c3")}
+    batch = images | {f"valid_{k}": tf.ones((1, 8, 8, 1)) for k in images}
+    shown = board.Board(tmp_path, model.StfNet(config), info(("red",), 0.2, 0.1), [("a", batch)])
+    steps = (1, 2, 25, 26, 50, 51, 60)
+    for step in steps:
+        shown.report(step, {"loss": 1 / step}, last=step == 60)
+    log = event_accumulator.EventAccumulator(str(tmp_path / "validation")).Reload()
+    assert [event.step for event in log.Tensors("tiles/a")] == [1, 26, 51, 60]
+    assert [event.step for event in log.Tensors("loss")] == list(steps)

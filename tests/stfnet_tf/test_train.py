@@ -30,14 +30,14 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder, model_dir, supervision="triplet", terminal=False, **options):
+def run(folder, model_dir, supervision="triplet", terminal=False, compiled=None, **options):
     from stfnet_tf import trainer
 
     info = records.DatasetInfo.load(folder)
     changes = {k: options.pop(k) for k in MODEL_OPTIONS & options.keys()}
     model = train_config.model_config(info, "paper", supervision=supervision, **SMALL | changes)
     config = train_config.TrainConfig(**{**OPTIONS, "epochs": 2, **options})
-    return trainer.run(config, model, folder, model_dir, terminal=terminal)
+    return trainer.run(config, model, folder, model_dir, terminal=terminal, compiled=compiled)
 
 
 def best_weights(model_dir):
@@ -114,6 +114,31 @@ def test_the_saved_model_is_the_one_that_was_returned(finished):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(errors.InputError, match=r"best\.weights\.h5: expected the weights"):
         checkpoints.load_model(_only_model_json(path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema": 0.9, "weight_schedules": "temporal_consistency=0:0@4:1"},
+        {"supervision": "pair", "optimizer": "RMSprop"},
+        {**presets.PRESETS["plus"], "supervision": "pair"},
+    ],
+    ids=["averages", "pair", "plus"],
+)
+def test_a_model_that_was_trained_already_is_trained_like_a_new_one(folder, tmp_path, options):
+    toy.write(tmp_path / "others", {"train": (5, 1), "val": (1, 1)})
+    options = {"steps": 5, **options}
+    earlier = run(tmp_path / "others", tmp_path / "earlier", **options)
+    again = run(folder, tmp_path / "again", compiled=earlier.compiled, **options)
+    assert again.compiled is earlier.compiled and again.model is earlier.model
+    alone = run(folder, tmp_path / "alone", **options)
+    assert_same_weights(tmp_path / "again", tmp_path / "alone")
+    assert again.history == alone.history != earlier.history
+    # It goes on from a checkpoint as well, and is not used for a run of another kind.
+    more = run(folder, tmp_path / "again", compiled=earlier.compiled, **options, early_stopping=9)
+    assert more.steps == 5 and more.history == alone.history
+    assert run(folder, tmp_path / "x", compiled=more.compiled, **options | {"steps": 2}).steps == 2
+    assert_same_weights(tmp_path / "again", tmp_path / "alone")
 
 
 def _only_model_json(path):
