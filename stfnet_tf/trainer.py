@@ -417,8 +417,9 @@ class Trainer:
                 yield from self._tiles(shards, calibration.TILES)
 
         # A finished run that is started again has learned it already.
-        if not model.expected_error.calibrated and calibration.calibrate(model, tiles):
-            checkpoints.save_model(model, self.model_dir)
+        if not model.expected_error.calibrated:
+            if calibration.calibrate(model, tiles):
+                checkpoints.save_model(model, self.model_dir)
             self.store.load_best()
 
     @staticmethod
