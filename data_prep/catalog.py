@@ -188,6 +188,11 @@ class Catalog:
         for side, entries in self._entries.items():
             for date in entries:
                 self.native_grid(side, date)
+        if self._checked_step() < 1.5:
+            self._check_detail()
+
+    def _checked_step(self) -> float:
+        """Size of coarse pixels as they are stored, in fine pixels; not smaller than those."""
         coarse = self.coarse_dates[0]
         step = self.grid_ratio(coarse)
         if step < 0.67:
@@ -196,8 +201,7 @@ class Catalog:
                 f"{self.file('fine', self.fine_dates[0])}, found them {step:.2g} times as large; "
                 f"are [fine] and [coarse] swapped?"
             )
-        if 0.67 <= step < 1.5:
-            self._check_detail()
+        return step
 
     def _check_layers(self, side: str, entry: Entry) -> None:
         leading = self._stated_grid(side, entry.date)
@@ -309,7 +313,7 @@ class Catalog:
             fine_size = self.grid.pixel_size[0]
         if coarse.pixel_size and fine_size:
             return coarse.pixel_size / fine_size
-        found = self.grid_ratio(next(iter(self._entries["coarse"])))
+        found = self._checked_step()
         if found < 1.01:
             raise errors.InputError(
                 f"{self.dataset.path}: coarse.ratio: expected a number (the coarse sensor's pixel "

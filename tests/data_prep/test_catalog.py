@@ -715,6 +715,8 @@ def test_swapped_by_pixel_size_and_by_detail(tmp_path):
     path.write_text(text.replace('"F_', '"X_').replace('"C_', '"F_').replace('"X_', '"C_'))
     with pytest.raises(errors.InputError, match=r"larger than.*swapped"):
         opened(path)
+    with pytest.raises(errors.InputError, match=r"larger than.*swapped"):
+        _ = catalog.Catalog(dataset.load(path)).ratio  # which programs may ask for first
     for date in tiny.DATES:
         image = np.repeat(np.repeat(tiny.blocks(tiny.land(96, 80), 8), 8, 0), 8, 1)
         noisy = tiny.land(96, 80, detail=0.5)
