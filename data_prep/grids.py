@@ -29,6 +29,8 @@ _KERNEL_RADIUS = {"nearest": 1, "bilinear": 1, "cubic": 2, "average": 1}
 _TRANSFORM_ERROR = 0.005
 # Two grids agree when no corner differs by more than this share of a pixel.
 _GRID_TOLERANCE = 0.01
+# Maps in use for images keep sizes on the ground within less; those of the web do not.
+_TRUE_SCALE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +106,37 @@ class Grid:
 
     @property
     def pixel_metres(self) -> float | None:
-        """Height of a pixel in metres, whatever the map's unit; None where it lies nowhere."""
+        """Height of a pixel in metres, whatever the map's unit; None where it lies nowhere.
+
+        A map's own metres are taken for metres on the ground unless they are far from them, as
+        those of web maps are: 30 m of EPSG:3857 are 21 m in the middle latitudes.
+        """
         if not (self.geotransform and self.has_crs):
             return None
         reference = _spatial_reference(self.crs)
         if reference.IsGeographic():
             return self.pixel_size[0] * reference.GetAngularUnits() * reference.GetSemiMajor()
-        return self.pixel_size[0] * reference.GetLinearUnits()
+        stated = self.pixel_size[0] * reference.GetLinearUnits()
+        scale = self._ground_scale(reference)
+        return stated if abs(scale - 1) < _TRUE_SCALE else stated * scale
+
+    def _ground_scale(self, reference: osr.SpatialReference) -> float:
+        """Metres on the ground, taken for a sphere, of a metre of the map in its middle.
+
+        The root of a pixel's area, since systems such as MODIS' own shear what they keep in size;
+        1 where the middle is nowhere on Earth.
+        """
+        geographic = reference.CloneGeogCS()
+        angles = Grid(1, 1, (0.0, 1.0, 0.0, 0.0, 0.0, 1.0), geographic.ExportToWkt())
+        row, col = self.height / 2, self.width / 2
+        places = locate(self, angles, np.array([row, row + 1, row]), np.array([col, col, col + 1]))
+        places *= geographic.GetAngularUnits()
+        (down, right), latitude = places[1:] - places[0], places[0, 0]
+        area = abs(down[0] * right[1] - down[1] * right[0]) * np.cos(latitude)
+        _, a, b, _, c, d = self.transform
+        on_map = abs(a * d - b * c) * reference.GetLinearUnits() ** 2
+        scale = float(np.sqrt(area * reference.GetSemiMajor() ** 2 / on_map))
+        return scale if np.isfinite(scale) and scale else 1.0
 
     @property
     def has_crs(self) -> bool:

@@ -43,6 +43,27 @@ def test_a_system_is_the_same_as_itself_and_none_as_none():
 FEET = "EPSG:2227"  # in US survey feet of 1200 / 3937 m
 
 
+SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "metres"),
+    [
+        # Mercator on a sphere: sinh(1) is the tangent of the latitude, so cos = 1 / cosh(1).
+        ("EPSG:3857", 1.5e6, 6378137.0, 30 / np.cosh(1)),
+        ("EPSG:3857", 1.5e6, 0.0, 30.0),
+        (SINUSOIDAL, 7e6, 5e6, 30.0),  # sheared, but true in area
+        (tiny.UTM, 7e5, 4e6, 30.0),
+        (tiny.UTM, 1e12, 1e12, 30.0),  # nowhere
+    ],
+)
+def test_metres_of_web_maps_are_not_those_of_the_ground(crs, x, y, metres):
+    grid = Grid(2, 2, (x - 30, 30.0, 0.0, y + 30, 0.0, -30.0), grids.crs_wkt(crs))
+    assert grid.pixel_metres == pytest.approx(metres, rel=1e-4)
+    unchanged = metres == 30.0
+    assert (grid.pixel_metres == 30.0) == unchanged
+
+
 @pytest.mark.parametrize(
     ("crs", "metres"),
     [
