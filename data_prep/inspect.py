@@ -96,8 +96,8 @@ def show(found: Mapping[str, Any]) -> None:
     for note in found["assumed"]:
         out.print(f"assumed: {note}")
     out.print(_date_table(found))
-    if doubts := _doubts(found):
-        out.print(f"[bold]warning:[/bold] {doubts[0]}")
+    for sentence in _doubts(found):
+        out.print(f"[bold]warning:[/bold] {sentence}")
     if sentence := _residual_clouds(found["residual_clouds"]):
         out.print(sentence)
     if found["registration"]:
@@ -168,11 +168,15 @@ def _alone(found: Mapping[str, Any]) -> list[str]:
 
 
 def _doubts(found: Mapping[str, Any]) -> list[str]:
-    from data_prep import levels
+    """What seems to be wrong with the images, of each kind the first date's."""
+    from data_prep import levels, unstated_gaps
 
     both = [k for k in found["dates"] if k["fine"] and k["coarse"]]
-    told = (levels.doubt(k["date"], k["fine"]["mean"], k["coarse"]["mean"]) for k in both)
-    return [sentence for sentence in told if sentence]
+    kinds = [[levels.doubt(k["date"], k["fine"]["mean"], k["coarse"]["mean"]) for k in both]]
+    for side in ("fine", "coarse"):
+        seen = [k for k in found["dates"] if k[side]]
+        kinds.append([unstated_gaps.doubt(side, k["date"], k[side]["zeros"]) for k in seen])
+    return [next(filter(None, kind)) for kind in kinds if any(kind)]
 
 
 def _residual_clouds(found: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from data_prep import executors, registration, residual_clouds, triplets
+from data_prep import executors, registration, residual_clouds, triplets, unstated_gaps
 from data_prep.catalog import Catalog
 from data_prep.dataset import Date
 from data_prep.grids import Grid
@@ -80,7 +80,7 @@ def look(images: Catalog, executor: Executor) -> tuple[dict[str, Any], Catalog]:
 
 
 def _look_at(images: Catalog, side: str, date: Date) -> dict[str, Any]:
-    """One image: its file, the share of valid pixels, the mean reflectance of each band."""
+    """One image: its file, shares of valid pixels and of zeros, the mean reflectance by band."""
     reduced = registration.Reduced.read(images, side, date)
     weight = reduced.weight.sum(dtype=float)
     total = (reduced.values * reduced.weight[..., None]).sum((0, 1), dtype=float)
@@ -91,6 +91,7 @@ def _look_at(images: Catalog, side: str, date: Date) -> dict[str, Any]:
         "date": images.source_date(side, date).isoformat(),
         "valid": float(weight / reduced.weight.size),
         "mean": [float(k) for k in mean],
+        "zeros": unstated_gaps.share(images, side, date),
     }
 
 

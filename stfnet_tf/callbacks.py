@@ -485,10 +485,10 @@ class Progress(Callback):
             self._bar.update(self._bar.task_ids[0], completed=step, scores=text)
             return
         began, since = self._began
-        left = "time unknown"
+        left = ""
         if step > began:
-            left = _duration((now - since) / (step - began) * (self._total - step))
-        logging.info("step %d of %d  %s  %s left", step, self._total, text, left)
+            left = f"  {_duration((now - since) / (step - began) * (self._total - step))} left"
+        logging.info("step %d of %d  %s%s", step, self._total, text, left)
 
     def __enter__(self) -> "Progress":
         return self

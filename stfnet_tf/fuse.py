@@ -182,14 +182,17 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _fuse() -> None:
-    from data_prep import catalog, corrections, levels, overlap
+    from data_prep import catalog, corrections, levels, overlap, unstated_gaps
 
     output_dir = Path(FLAGS.output_dir)
     described = described_images()
     plain = catalog.Catalog(described)
     chosen = choose(plain, FLAGS.dates)
     images = corrections.corrected(plain, dates={date for t in chosen for date in t.all_dates})
-    levels.check(images, dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
+    outer = list(dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
+    levels.check(images, outer)
+    # A sensor's gaps are written alike on all dates.
+    unstated_gaps.check(images, outer[:2])
     for note in images.notes:  # there are none before an image is looked at
         print(f"Assumed: {note}")
     from stfnet_tf import date_sheet, series  # TensorFlow loads here.
