@@ -103,8 +103,11 @@ def _run(folder: Path) -> dict[str, Any]:
         "interrupted": [dataclasses.asdict(row) for row in interrupted],
         "differing": differing,
     }
-    # Where it was is no part of what happened.
-    return json.loads(json.dumps(stated, ensure_ascii=False).replace(f"{folder}/", ""))
+    # Where it was is no part of what happened; of a damaged path a part may have been quoted.
+    text = json.dumps(stated, ensure_ascii=False)
+    for place in (folder, folder.parent):
+        text = text.replace(f"{place}/", "")
+    return json.loads(text)
 
 
 def _merged(paths: Sequence[Path]) -> dict[str, Any]:
