@@ -31,6 +31,7 @@ def defaults(preset: str, tile_size: int) -> dict[str, Any]:
         "augment": False,
         "early_stopping": 5,
         "least_improvement": 1e-3,
+        "panels": 1,
     }
 
 

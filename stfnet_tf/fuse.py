@@ -16,7 +16,7 @@ the two shows are filled from the next ones (triplets.fill), with --fit by model
 No model yet: --fit first trains one for each date on the very images ("pair" mode, which needs no
 fine image of t2). Training's flags count, but have other defaults: --preset=plus and with it
 --steps=100 --batch_size=1 --crops_per_tile=1 --noaugment --early_stopping=5
---least_improvement=0.001, and patches as large as the scene, up to 512 pixels:
+--least_improvement=0.001 --panels=1, and patches as large as the scene, up to 512 pixels:
 
     python -m stfnet_tf.fuse --fit --dataset=mine.toml --dates=all --output_dir=fused
 

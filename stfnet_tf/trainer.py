@@ -20,7 +20,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from data_prep import disk, errors, locks, memory, records
+from data_prep import disk, errors, locks, memory, progress, records
 from stfnet_tf import (
     board,
     calibration,
@@ -344,7 +344,10 @@ class Trainer:
         if resumed:
             self._go_on()
         elif self.model_config.start == "ridge":
-            ridge_start.apply(self.model, lambda: self._tiles(self.shards))
+            ridge_start.apply(
+                self.model,
+                lambda: self._tiles(self.shards, self.shards.records, "Looking at changes"),
+            )
         history = callbacks.History(
             self.model_dir / "history.csv" if self.chief else None, int(self.state.closed.numpy())
         )
@@ -363,15 +366,15 @@ class Trainer:
             report=tensorboard.report if tensorboard else None,
         )
         end.set_model(self.model)
-        progress = callbacks.Progress(self.state, self.plan.total_steps, terminal)
+        bar = callbacks.Progress(self.state, self.plan.total_steps, terminal)
         listeners = [
             callbacks.WeightSchedules(self.weights, self.state),
-            *((self._scalars(), progress) if self.chief else ()),
+            *((self._scalars(), bar) if self.chief else ()),
             callbacks.Divergence(self.state, self.config.summary_steps),
             end,
             saving,
         ]
-        with saving, progress:
+        with saving, bar:
             self._fit(end, listeners)
         saving.save()
         if self.chief:
@@ -414,7 +417,7 @@ class Trainer:
 
         def tiles() -> Iterator[Mapping[str, tf.Tensor]]:
             for shards in filter(None, (self.shards, self.validation)):
-                yield from self._tiles(shards, calibration.TILES)
+                yield from self._tiles(shards, calibration.TILES, "Looking at errors")
 
         # A finished run that is started again has learned it already.
         if not model.expected_error.calibrated:
@@ -424,11 +427,12 @@ class Trainer:
 
     @staticmethod
     def _tiles(
-        shards: input_pipeline.Shards, most: int | None = None
+        shards: input_pipeline.Shards, most: int, description: str
     ) -> Iterator[Mapping[str, tf.Tensor]]:
-        """Whole tiles, all of them or `most`."""
-        for _, tile in input_pipeline.examples(shards, most or shards.records):
-            yield tile
+        """Up to `most` whole tiles; tells how far it is, where there are several."""
+        tiles = (tile for _, tile in input_pipeline.examples(shards, most))
+        count = min(most, shards.records)
+        return progress.track(tiles, description, count) if count > 1 else tiles
 
     def _fit(self, end: callbacks.EpochEnd, listeners: list[keras.callbacks.Callback]) -> None:
         """Calls `Model.fit` until the run is at its end."""
