@@ -26,6 +26,7 @@ from data_prep import (
     records,
     shards,
     triplets,
+    unstated_gaps,
     versions,
 )
 from data_prep.catalog import Catalog
@@ -75,6 +76,8 @@ def prepare(
     for note in images.notes:
         logging.info("Assumed: %s", note)
     formed = _triplets(images) if only is None else {"train": [only], "val": [], "test": []}
+    if only is None:  # who names it has looked
+        unstated_gaps.check(images, sorted({t.t1 for some in formed.values() for t in some})[:2])
     workers = workers or executors.cores()
     _check_tile(images, workers)
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from absl import logging
 
-from data_prep import catalog, dataset, executors, inspect, rasters, survey, unstated_gaps
+from data_prep import (
+    catalog,
+    dataset,
+    executors,
+    inspect,
+    preparation,
+    rasters,
+    survey,
+    unstated_gaps,
+)
 from tests.data_prep import tiny
 
 DATES = [datetime.date.fromisoformat(date) for date in tiny.DATES]
@@ -54,6 +63,12 @@ def test_stated_gaps_are_not(path, warned):
     assert unstated_gaps.share(images, "fine", DATES[0]) == 0
     unstated_gaps.check(images, [datetime.date(1999, 1, 1), *DATES])
     assert not warned
+
+
+def test_preparing_tells_as_well(path, warned, tmp_path):
+    preparation.prepare(dataset.load(path), tmp_path / "records", workers=1)
+    (sentence,) = warned
+    assert "of the fine image is 0 in every band" in sentence
 
 
 def test_inspect_tells(path, capsys):
