@@ -117,7 +117,7 @@ class Grid:
         if reference.IsGeographic():
             return self.pixel_size[0] * reference.GetAngularUnits() * reference.GetSemiMajor()
         stated = self.pixel_size[0] * reference.GetLinearUnits()
-        scale = self._ground_scale(reference)
+        scale = self._ground_scale(reference) if reference.IsProjected() else 1.0
         return stated if abs(scale - 1) < _TRUE_SCALE else stated * scale
 
     def _ground_scale(self, reference: osr.SpatialReference) -> float:

@@ -55,13 +55,13 @@ SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs
         (SINUSOIDAL, 7e6, 5e6, 30.0),  # sheared, but true in area
         (tiny.UTM, 7e5, 4e6, 30.0),
         (tiny.UTM, 1e12, 1e12, 30.0),  # nowhere
+        ("EPSG:5703", 7e5, 4e6, 30.0),  # heights, which lie nowhere either
     ],
 )
 def test_metres_of_web_maps_are_not_those_of_the_ground(crs, x, y, metres):
     grid = Grid(2, 2, (x - 30, 30.0, 0.0, y + 30, 0.0, -30.0), grids.crs_wkt(crs))
     assert grid.pixel_metres == pytest.approx(metres, rel=1e-4)
-    unchanged = metres == 30.0
-    assert (grid.pixel_metres == 30.0) == unchanged
+    assert (grid.pixel_metres == 30.0) == (metres == 30.0)
 
 
 @pytest.mark.parametrize(
