@@ -77,7 +77,7 @@ def prepare(
         logging.info("Assumed: %s", note)
     formed = _triplets(images) if only is None else {"train": [only], "val": [], "test": []}
     if only is None:  # who names it has looked
-        unstated_gaps.check(images, sorted({t.t1 for some in formed.values() for t in some})[:2])
+        unstated_gaps.check(images, sorted({t.t1 for some in formed.values() for t in some}))
     workers = workers or executors.cores()
     _check_tile(images, workers)
     if executor == "processes" and _volume(images, formed) < _SMALL_BYTES:

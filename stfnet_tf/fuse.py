@@ -191,8 +191,7 @@ def _fuse() -> None:
     images = corrections.corrected(plain, dates={date for t in chosen for date in t.all_dates})
     outer = list(dict.fromkeys(date for t in chosen for date in (t.t1, t.t3) if date))
     levels.check(images, outer)
-    # A sensor's gaps are written alike on all dates.
-    unstated_gaps.check(images, outer[:2])
+    unstated_gaps.check(images, outer)
     for note in images.notes:  # there are none before an image is looked at
         print(f"Assumed: {note}")
     from stfnet_tf import date_sheet, series  # TensorFlow loads here.

@@ -52,7 +52,7 @@ def test_a_black_frame_is_told(path, warned):
     unstated_gaps.check(images, DATES)
     (sentence,) = warned
     assert sentence.startswith(f"{DATES[0]}: 17% of the fine image is 0 in every band")
-    assert "fine.fill = 0 (--fine_fill=0)" in sentence
+    assert "fine.fill = 0 leaves such pixels out (--fine_fill=0 where" in sentence
     unstated_gaps.check(images, DATES[1:])
     assert len(warned) == 1
 
