@@ -634,10 +634,8 @@ class Catalog:
 
     def _block(self, side: str, date: Date, cell: Window) -> Image:
         key = (side, date, cell.row, cell.col)
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
-            return self._blocks[key]
-        block = self._warp(side, date, cell)
+        # Taken out and put back last, in one step each: a Dask worker's threads share a catalog.
+        block = self._blocks.pop(key, None) or self._warp(side, date, cell)
         self._blocks[key] = block
         limit = _BLOCK_CACHE_BYTES // (block.dn.nbytes + block.valid.nbytes)
         while len(self._blocks) > max(limit, 1):

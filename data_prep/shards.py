@@ -304,14 +304,15 @@ def write(job: Job, catalog: Catalog, folder: str, cache_bytes: int) -> Report:
         InputError: A raster that cannot be read, or a disk that cannot be written.
     """
     rasters.set_cache(cache_bytes)
-    if job.run not in _resident:  # the next shard of the same run finds warped blocks again
+    images = _resident.get(job.run)  # so that the next shard of a run finds warped blocks again
+    if images is None:
         _resident.clear()
-        _resident[job.run] = catalog
+        images = _resident.setdefault(job.run, catalog)
     target = Path(folder) / PROGRESS / job.file
     scratch = target.with_name(f"{job.file}.tmp")
     try:
         with scratch.open("wb") as file:
-            report = _write(job, _resident[job.run], file)
+            report = _write(job, images, file)
         scratch.replace(target)
         report.save(target.with_name(f"{job.file}.json"))
     except OSError as error:

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,8 @@ class Plan:
 # What the next task of the same run finds again in this process.
 _resident: dict[str, scene.Predictor] = {}
 _fitters: dict[str, fitting.Fitter] = {}
+# Fits in turn give the same model other weights; a Dask worker may run tasks in several threads.
+_fitting = threading.Lock()
 
 
 def _fuse(task: _Task) -> list[scene.Fused | _Failed]:
@@ -348,6 +351,8 @@ def _fuse_together(task: _Task) -> list[scene.Fused]:
         InputError: As `scene.fuse_dates`; or another program is, or was, at work on a date.
     """
     with contextlib.ExitStack() as held:
+        if task.source.fit is not None:
+            held.enter_context(_fitting)
         for date in task.dates:
             held.enter_context(scene.alone(task.output_dir, date.triplet))
             if _found(task.output_dir, date.triplet, task.images) != date.found:
@@ -370,8 +375,9 @@ def _predictor(task: _Task) -> scene.Predictor:
     """The model, fitted first where that is wanted."""
     encodings = [dataclasses.asdict(task.images.encoding(k)) for k in ("fine", "coarse")]
     key = _digest([task.model, str(task.source.path), task.images.dataset.bands, encodings])
-    predictor = _resident.pop(key, None)
-    _resident.clear()
+    if key not in _resident:
+        _resident.clear()
+    predictor = _resident.get(key)
     if task.source.fit is not None:
         (date,) = task.dates
         if date.other:  # the model was fitted to other images, or otherwise

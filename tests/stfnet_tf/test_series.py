@@ -86,6 +86,24 @@ def test_fitted_in_two_processes_are_those_fitted_in_one(images, tmp_path):
     assert models == sorted(str(t.t2) for t in dates(images)[:2])
 
 
+def test_fits_in_threads_of_one_dask_worker_do_not_mix(images, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the extra is not installed")
+    training = {"steps": 2, "patch_size": 32, "batch_size": 2}
+    options = fit_options.FitOptions("paper", training, {"filters": (4,), "kernel_sizes": (3, 3)})
+
+    def fused_at(place, name):
+        source = series.Source(tmp_path / name / "model", fit=options)
+        plan = series.Plan.of(images, source, dates(images)[:3], tmp_path / name)
+        assert len(list(plan.run(32, place))) == 3
+
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=3, dashboard_address=None
+    ) as cluster:
+        fused_at(series.Place("dask", scheduler=cluster.scheduler_address), "threads")
+    fused_at(HERE, "here")
+    assert contents(tmp_path / "threads") == contents(tmp_path / "here") != {}
+
+
 def test_gaps_are_filled_by_models_of_their_own(tmp_path):
     images = scenes.with_gaps(tmp_path / "images")
     (triplet,) = fuse.choose(images, None)
