@@ -80,7 +80,7 @@ class TrainConfig:
         checkpoint_steps: Save the run every so many steps; 0 to go by time alone.
         checkpoint_seconds: Save the run every so many seconds; 0 to go by steps alone.
         summary_steps: Steps between two points in TensorBoard.
-        panels: How many tiles TensorBoard shows as images.
+        panels: How many tiles TensorBoard shows as images, every 25 steps at most.
         profile: First and last step of a profile for TensorBoard, as in "10,15"; empty for none.
     """
 

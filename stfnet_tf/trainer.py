@@ -169,7 +169,17 @@ class Compiled:
     def again(
         self, config: train_config.TrainConfig, model_config: presets.ModelConfig, steps: int
     ) -> bool:
-        """Goes back to the start, if that is where such a run starts; whether it is."""
+        """Goes back to where the model started, for another run of the same kind.
+
+        Args:
+            config: How that run trains.
+            model_config: What it trains.
+            steps: Of that whole run.
+
+        Returns:
+            Whether it is of the same kind; nothing happens otherwise, nor with an optimizer of the
+            older API, which makes its variables at the first step.
+        """
         if self._start is None or self._made_for != (config, model_config, steps):
             return False
         for variable, value in self._start:
