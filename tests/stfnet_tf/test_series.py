@@ -86,20 +86,23 @@ def test_fitted_in_two_processes_are_those_fitted_in_one(images, tmp_path):
     assert models == sorted(str(t.t2) for t in dates(images)[:2])
 
 
-def test_fits_in_threads_of_one_dask_worker_do_not_mix(images, tmp_path):
+@pytest.mark.parametrize("fit", [True, False])
+def test_dates_in_threads_of_one_dask_worker_do_not_mix(images, source, tmp_path, fit):
     distributed = pytest.importorskip("distributed", reason="the extra is not installed")
     training = {"steps": 2, "patch_size": 32, "batch_size": 2}
-    options = fit_options.FitOptions("paper", training, {"filters": (4,), "kernel_sizes": (3, 3)})
+    # Three dates are two-sided; the last one has no later pair and learns from the coarse change.
+    model = {"filters": (4,), "kernel_sizes": (3, 3), "coarse_consistency": 1.0}
+    options = fit_options.FitOptions("paper", training, model)
 
     def fused_at(place, name):
-        source = series.Source(tmp_path / name / "model", fit=options)
-        plan = series.Plan.of(images, source, dates(images)[:3], tmp_path / name)
-        assert len(list(plan.run(32, place))) == 3
+        given = series.Source(tmp_path / name / "model", fit=options) if fit else source
+        assert len(fused(images, given, tmp_path / name, place)) == 4
 
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=3, dashboard_address=None
+        n_workers=1, threads_per_worker=4, dashboard_address=None
     ) as cluster:
-        fused_at(series.Place("dask", scheduler=cluster.scheduler_address), "threads")
+        scheduler = cluster.scheduler_address
+        fused_at(series.Place("dask", workers=4, scheduler=scheduler), "threads")
     fused_at(HERE, "here")
     assert contents(tmp_path / "threads") == contents(tmp_path / "here") != {}
 
