@@ -5,9 +5,9 @@ r"""Writes a report on accuracy from the results of comparisons.
 reads the metrics.json of every folder below --results, as `stfnet_tf.compare` and
 `stfnet_tf.evaluate` write them, and writes one chapter for each: a table of all methods, the best
 in bold, the known images themselves for comparison, the command that made it, and copies of the
-figures in a folder beside the document. A text --results/<name>/about.md introduces its chapter.
-Repetitions of one method, named method#1, method#2 …, become one line with mean and standard
-deviation.
+figures in a folder beside the document. A text about.md among them (accuracy/<name>/about.md for
+the document above) introduces the chapter, whichever results it is written from. Repetitions of one
+method, named method#1, method#2 …, become one line with mean and standard deviation.
 """
 
 import json
@@ -79,7 +79,8 @@ def chapter(path: Path, figures: Path) -> str:
 
     Args:
         path: Its metrics.json.
-        figures: Folder that receives copies of its figures.
+        figures: Folder whose subfolder of its name receives copies of its figures, and may hold
+            its introduction.
 
     Raises:
         InputError: The file is not one.
@@ -94,7 +95,7 @@ def chapter(path: Path, figures: Path) -> str:
         ) from None
     name = path.parent.name
     lines = [f"## {name}", ""]
-    introduction = path.with_name("about.md")
+    introduction = figures / name / "about.md"
     if introduction.is_file():
         lines += [introduction.read_text().strip(), ""]
     triplets = dict(zip(dates, about.get("triplets", ()), strict=False))

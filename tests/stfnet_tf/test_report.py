@@ -33,7 +33,6 @@ def results(tmp_path):
     found = {"dataset": "boreal2001", "about": about, "scores": ROWS,
              "references": [row("F3", (0.3, 0.5))]}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(found))
-    (folder / "about.md").write_text("What it is about.\n")
     noise = np.random.default_rng(0).integers(0, 256, (900, 2000, 3), np.uint8)
     Image.fromarray(noise).save(folder / "images_2001-07-11.png")
     (folder / "apa_2001-07-11.png").write_bytes(b"a figure")
@@ -69,6 +68,9 @@ def test_what_could_not_be_scored_is_a_dash_and_comes_last():
 
 
 def test_a_document_with_its_figures(results, tmp_path):
+    introduced = tmp_path / "docs" / "accuracy" / "boreal"
+    introduced.mkdir(parents=True)
+    (introduced / "about.md").write_text("What it is about.\n")
     text = report.chapter(results / "boreal" / "metrics.json", tmp_path / "docs" / "accuracy")
     assert text.startswith("## boreal\n\nWhat it is about.\n")
     assert "from 2001-05-24 2001-07-11 2001-08-12: 12 pixels, coarse images registered, " in text
