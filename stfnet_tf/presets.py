@@ -17,6 +17,13 @@ COMBINATIONS = ("equal", "global", "local", "discrepancy")
 SUPERVISIONS = ("pair", "triplet")
 STARTS = ("random", "ridge")
 EXPECTED_ERRORS = ("disagreement", "calibrated")
+LOSS_WEIGHTS = (
+    "reconstruction",
+    "temporal_consistency",
+    "coarse_consistency",
+    "time_reversal",
+    "rest",
+)
 
 # Full width at half maximum of a Gaussian / its standard deviation.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -51,8 +58,8 @@ class ModelConfig:
             the stream misses is added to its output: F̂12 = û + G ∗ (C12 − PSF ∗ û), one step of
             back-projection (Irani and Peleg 1991); 0 for none.
         start: The initial weights: "random", or "ridge": those of a ridge regression of the
-            coarse change on the fine images, both at the coarse sensor's resolution, for a stream
-            that is one linear convolution.
+            coarse change on the fine images, both at the coarse sensor's resolution, for streams
+            that are one linear convolution each, whose centre it sets.
         change: The pointwise g whose difference g(Fj) − g(Fi) is "the change": "difference" is
             g(x) = x, "log" relative change, "logit" keeps every prediction inside 0–1.
         coarse_filter: σ of the Gaussian that low-passes the coarse change before the streams, in
@@ -154,6 +161,11 @@ class ModelConfig:
                 "start: expected 'random', because 'ridge' is for a stream of one linear "
                 "convolution over all bands without coarse_input; found 'ridge'."
             )
+        if self.start == "ridge" and self.shared_streams:
+            raise errors.InputError(
+                "shared_streams: expected false, because 'ridge' starts each stream from a "
+                "regression of its own; found true."
+            )
         for name in ("gain", "combination_sigma"):
             self._in_range(name, low_open=True)
         self._in_range("ratio", low_open=True, high=LARGEST_RATIO)
@@ -163,14 +175,15 @@ class ModelConfig:
             "back_projection",
             "level_sigma",
             "switch",
-            "reconstruction",
-            "temporal_consistency",
-            "coarse_consistency",
-            "time_reversal",
-            "rest",
+            *LOSS_WEIGHTS,
         ):
             self._in_range(name, low_open=False)
 
+        if self.start == "random" and not any(getattr(self, name) for name in LOSS_WEIGHTS):
+            raise errors.InputError(
+                f"{LOSS_WEIGHTS[0]}: expected a weight above 0 for at least one of "
+                f"{', '.join(LOSS_WEIGHTS)}; found 0 for all, so that nothing would be learned."
+            )
         for name, sigma in self.blurs.items():
             if sigma > WIDEST_BLUR:
                 raise errors.InputError(

@@ -185,7 +185,10 @@ def apply(model: stfnet_model.StfNet, tiles: Tiles) -> None:
     ):
         weights, strength = robust_ridge(*samples[side].all(), independent)
         layer = streams.output_layer(stream, name, config)
-        layer.set_weights([weights[None, None].astype(np.float32), np.zeros(bands, np.float32)])
+        kernel = np.zeros(layer.kernel.shape, np.float32)
+        # The pixel's own weights; those of its neighbours, where the kernel has any, start at 0.
+        kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = weights
+        layer.set_weights([kernel, np.zeros(bands, np.float32)])
         streams.gate(stream, name).passes.assign(np.isfinite(strength).astype(np.float32))
         logging.info("Ridge start, %s stream: strengths %s.", name, np.round(strength, 4))
 
@@ -207,7 +210,7 @@ def _measure(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
         if config.level_sigma:
             level.add(tile, config)
     for side, found in moments.items():
-        if found.count:
+        if found.count and config.both_fine:
             weights, _ = ridge(found, shared)
             constant = (found.y - found.x @ weights) / found.count
             model.stand_in(side).learn(weights, constant)
@@ -217,11 +220,14 @@ def _measure(model: stfnet_model.StfNet, tiles: Iterable[Batch]) -> None:
 
 
 def _samples(model: stfnet_model.StfNet, tile: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each side, blurred fine images [n, 2B] and coarse changes [n, B], both high-passed."""
+    """For each side, blurred fine images [n, K] and coarse changes [n, B], both high-passed.
+
+    K is 2 B where a stream sees both fine images.
+    """
     found = {}
     for side, own in (("12", "1"), ("23", "3")):
         inputs = model.stream_inputs(side, tile)
-        fine = tf.concat([inputs["fine"], inputs["other"]], -1)
+        fine = tf.concat([inputs[k] for k in ("fine", "other") if k in inputs], -1)
         found[side] = compared(
             fine,
             tile[f"valid_f{own}"],

@@ -19,12 +19,27 @@ def test_round_trip(tmp_path):
         ({"kernel_sizes": (9, 5)}, "kernel_sizes: expected one more than the 2 filters, found 2"),
         ({"kernel_sizes": (9, 4, 5)}, "odd"),
         ({"temporal_consistency": -1.0}, "temporal_consistency: expected a number of at least 0"),
+        (
+            {"reconstruction": 0.0, "temporal_consistency": 0.0},
+            "reconstruction: expected a weight above 0 for .* rest; found 0 for all, so that",
+        ),
         ({"gain": float("nan")}, "gain: expected a number above 0, found nan"),
         ({"bands": ()}, "bands"),
         ({"filters": (-3, 8)}, r"filters: expected numbers of at least 1, found \(-3, 8\)"),
         ({"filters": (32, 0)}, r"filters: expected numbers of at least 1, found \(32, 0\)"),
         ({"ratio": 1e9}, "ratio: expected a number above 0 and of at most 1000, found 1000000000"),
         ({"psf_fwhm": 1000.0}, "psf_fwhm: expected a number above 0 and of at most 10, found 1000"),
+        (
+            {
+                "start": "ridge",
+                "filters": (),
+                "kernel_sizes": (1,),
+                "coarse_input": False,
+                "back_projection": 1.0,
+                "shared_streams": True,
+            },
+            "shared_streams: expected false, because 'ridge' starts each stream from a regression",
+        ),
         (
             {"level_sigma": 126.0},
             "level_sigma: expected a blur of σ = 2000 fine .*found 126, which is 2016 at a ratio",

@@ -199,6 +199,33 @@ def test_a_band_of_which_nothing_can_be_learned_is_held_back(size, passes):
         np.testing.assert_array_equal(streams.gate(stream, name).passes, passes)
 
 
+def test_a_wider_kernel_starts_from_its_centre():
+    tile, fused = make_tile(size=60), []
+    for size in (1, 3):
+        net = model.StfNet(config(kernel_sizes=(size,)))
+        ridge_start.apply(net, lambda: [tile])
+        fused.append(net.fuse(tile).f2.numpy())
+    np.testing.assert_allclose(fused[1], fused[0], atol=1e-6)
+    assert np.abs(fused[0] - (tile["f1"] + tile["f3"]).numpy() / 2).max() > 0.01
+
+
+def test_streams_of_one_fine_image_start_from_that_one():
+    """Where F2 follows from F1 alone, seeing F3 as well adds nothing."""
+    tile = make_tile()
+    f2 = tile["f1"].numpy() @ np.array([[0.7, 0.2], [0.1, 0.5]], np.float32) + 0.05
+    tile |= {"f2": tf.constant(f2), "c2": tf.constant(see(f2[0])[None])}
+    wrong = []
+    for both_fine in (False, True):
+        net = model.StfNet(config(both_fine=both_fine, combination="equal", level_sigma=0.0))
+        ridge_start.apply(net, lambda: [tile])
+        layer = streams.output_layer(net.forward_stream, "forward", net.config)
+        assert layer.kernel.shape[2] == len(BANDS) * (1 + both_fine)
+        f12 = net({k: tile[k] for k in net.input_names}, training=False)["f12"]
+        wrong.append(float(tf.sqrt(tf.reduce_mean((tile["f1"] + f12 - f2) ** 2))))
+    still = float(tf.sqrt(tf.reduce_mean((tile["f1"] - f2) ** 2)))
+    assert wrong[0] < 0.1 * still and wrong[1] < 0.1 * still
+
+
 def test_a_scar_leaves_the_rest_of_the_scene_alone():
     tile = make_tile(size=240)
     f2 = tile["f2"].numpy().copy()
