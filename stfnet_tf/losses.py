@@ -61,11 +61,6 @@ def global_means(terms: Mapping[str, Sequence[Masked]]) -> dict[str, tf.Tensor]:
     }
 
 
-# Those that every model has, then those that a weight of 0 leaves out of the computation.
-TERMS = ("reconstruction", "temporal_consistency")
-OPTIONAL_TERMS = ("coarse_consistency", "time_reversal", "rest")
-
-
 class Weights:
     """The weight of each term of a model's loss.
 
@@ -73,12 +68,15 @@ class Weights:
     object is a plain one, so that Keras does not count them among the model's weights.
 
     Args:
-        config: The initial values; an optional term whose weight is 0 is not computed at all.
+        config: The initial values; a term whose weight is 0 is not computed at all, unless
+            every model has it.
     """
 
     def __init__(self, config: presets.ModelConfig):
-        stated = {name: getattr(config, name) for name in (*TERMS, *OPTIONAL_TERMS)}
-        self.stated = {k: value for k, value in stated.items() if k in TERMS or value}
+        stated = {name: getattr(config, name) for name in presets.LOSS_WEIGHTS}
+        self.stated = {
+            k: value for k, value in stated.items() if value or k in presets.ALWAYS_COMPUTED
+        }
         self.variables = {
             name: tf.Variable(value, trainable=False, dtype=tf.float32, name=f"{name}_weight")
             for name, value in self.stated.items()

@@ -17,13 +17,9 @@ COMBINATIONS = ("equal", "global", "local", "discrepancy")
 SUPERVISIONS = ("pair", "triplet")
 STARTS = ("random", "ridge")
 EXPECTED_ERRORS = ("disagreement", "calibrated")
-LOSS_WEIGHTS = (
-    "reconstruction",
-    "temporal_consistency",
-    "coarse_consistency",
-    "time_reversal",
-    "rest",
-)
+# A model's losses: those that it always computes, then those that a weight of 0 leaves out.
+ALWAYS_COMPUTED = ("reconstruction", "temporal_consistency")
+LOSS_WEIGHTS = (*ALWAYS_COMPUTED, "coarse_consistency", "time_reversal", "rest")
 
 # Full width at half maximum of a Gaussian / its standard deviation.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
