@@ -251,7 +251,7 @@ def _calibrations(
 
 
 def publish(report: "scores.Report", output_dir: str) -> None:
-    """Prints the table and writes metrics.json and metrics.csv."""
+    """Prints the tables and writes metrics.json and metrics.csv."""
     from rich import console
 
     terminal = console.Console()
@@ -259,6 +259,8 @@ def publish(report: "scores.Report", output_dir: str) -> None:
     if not terminal.is_terminal:
         terminal = console.Console(width=260)
     terminal.print(report.table())
+    if report.calibrations:
+        terminal.print(report.quality_table())
     for path in report.save(output_dir):
         print(path)
 

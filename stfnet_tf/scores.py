@@ -351,6 +351,16 @@ class Calibration:
     actual: tuple[float, ...]
     pixels: tuple[int, ...]
 
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean predicted and mean true error over all pixels, reflectance; NaN without any."""
+        if not self.pixels:
+            return math.nan, math.nan
+        return (
+            float(np.average(self.predicted, weights=self.pixels)),
+            float(np.average(self.actual, weights=self.pixels)),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
         return {**dataclasses.asdict(self), "spearman": _number(self.spearman)}
@@ -457,6 +467,27 @@ class Report:
                 cell = _format(m, s.mean(m))
                 cells.append(f"[bold]{cell}[/bold]" if row in best[m] else cell)
             table.add_row(s.method, s.date, *cells)
+        return table
+
+    def quality_table(self) -> "Table":
+        """Does the quality layer tell the true error? One row for each method and date.
+
+        Mean expected and mean true absolute error over all bands, and their rank correlation over
+        pixels: 1 where the layer puts the pixels in the order of their errors, 0 where it does not
+        tell them apart.
+        """
+        from rich.table import Table
+
+        table = Table(title=f"{self.dataset}: the quality layer against the true absolute error")
+        table.add_column("method", no_wrap=True)
+        table.add_column("date", no_wrap=True)
+        made = [(k, date, v) for k, dates in self.calibrations.items() for date, v in dates.items()]
+        ranked = [f"rank corr.\n{c.band}" for c in made[0][2]] if made else []
+        for name in ("expected", "true", *ranked):
+            table.add_column(name, justify="right")
+        for method, date, bands in made:
+            means = [_format("aad", v) for v in bands[-1].means]
+            table.add_row(method, date, *means, *(_format("cc", c.spearman) for c in bands))
         return table
 
     def save(self, output_dir: str | os.PathLike[str]) -> tuple[Path, Path]:

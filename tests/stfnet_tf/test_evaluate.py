@@ -127,6 +127,8 @@ def test_fused_rasters_score_as_fusing_says(made, tmp_path):
     calibration = report["calibration"]["predictions"]["2001-07-11"]
     assert sum(calibration[0]["pixels"]) == fused.pixels
     assert 0 < calibration[0]["predicted"][-1] < 0.5
+    assert "the quality layer against the true absolute error" in done.stdout
+    assert f"{calibration[-1]['spearman']:.4f}" in done.stdout
 
 
 def test_evaluate_a_model(made):

@@ -261,6 +261,7 @@ def test_calibration_by_hand():
     assert c.pixels == (4, 4)
     assert c.predicted == (pytest.approx(0.015), pytest.approx(0.055))
     assert c.actual == (pytest.approx(0.03), pytest.approx(0.11))
+    assert c.means == (pytest.approx(0.035), pytest.approx(0.07))
     constant = scores.calibrate(np.ones((2, 4)), error, np.ones((2, 4), bool), "nir")
     assert math.isnan(constant.spearman)
     # What is not known on either side takes no part: 0 is left out here, and 7.
@@ -268,6 +269,35 @@ def test_calibration_by_hand():
     c = scores.calibrate(predicted, error, np.ones((2, 4), bool), "nir", bins=2)
     assert c.pixels == (3, 3)
     assert c.actual == (pytest.approx(0.04), pytest.approx(0.1))
+    nowhere = scores.calibrate(predicted, error, np.zeros((2, 4), bool), "nir")
+    assert all(math.isnan(k) for k in nowhere.means)
+
+
+def test_means_of_bins_of_unequal_size_are_those_of_the_pixels():
+    predicted = np.array([0.01, 0.02, 0.03, 0.06, 0.08])
+    c = scores.calibrate(predicted, predicted**2, np.ones(5, bool), "nir", bins=2)
+    assert c.pixels == (3, 2)
+    assert c.means == (pytest.approx(0.04), pytest.approx(np.mean(predicted**2)))
+
+
+def test_the_table_of_the_quality_layer_has_a_row_for_each_date():
+    def of(band, spearman, predicted):
+        return scores.Calibration(band, spearman, (predicted,), (0.02,), (9,))
+
+    both = (of("red", 0.25, 0.01), of("all bands", -0.5, 0.03))
+    unknown = (of("red", math.nan, 0.01), scores.Calibration("all bands", math.nan, (), (), ()))
+    table = scores.Report(
+        "d", (), calibrations={"plus": {"2001-07-11": both, "2001-08-12": unknown}}
+    ).quality_table()
+    columns = {str(c.header): list(c.cells) for c in table.columns}
+    assert columns == {
+        "method": ["plus", "plus"],
+        "date": ["2001-07-11", "2001-08-12"],
+        "expected": ["0.03000", "–"],
+        "true": ["0.02000", "–"],
+        "rank corr.\nred": ["0.2500", "–"],
+        "rank corr.\nall bands": ["-0.5000", "–"],
+    }
 
 
 @pytest.fixture
