@@ -29,6 +29,7 @@ COREGISTER = ("off", "report", "apply")
 RESIDUAL_CLOUDS = ("keep", "reject")
 RULES = ("consecutive", "all")
 SPLITS_BY = ("dates", "blocks")
+QUANTITY = "reflectance"
 
 Date = datetime.date
 DateTriplet = tuple[Date, Date, Date | None]
@@ -173,6 +174,7 @@ class Dataset:
         supervision: "triplet" where F2 teaches, "pair" where only the outer pairs are known.
         fine: The fine images.
         coarse: The coarse images.
+        quantity: What the images state, for tables and figures, such as an index's name.
         dates: Dates or triplets of the splits.
         rule: Which triplets to form from `dates`: "consecutive" or "all".
         max_gap_days: Longest t3 − t1 of a triplet; None sets no bound.
@@ -204,6 +206,7 @@ class Dataset:
     fine: Side
     coarse: Side
     dates: Dates
+    quantity: str = QUANTITY
     rule: str = "consecutive"
     max_gap_days: int | None = None
     min_clear: float = 0.5
@@ -437,6 +440,7 @@ def parse(raw: Mapping[str, Any], path: Path, data_dir: str | Path | None = None
         fine=sides["fine"],
         coarse=sides["coarse"],
         dates=dates,
+        quantity=top.text("quantity", QUANTITY),
         description=_plain(raw),
         **_options(top),
     )

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from data_prep import errors, sealed
+from data_prep import dataset, errors, sealed
 
 SCHEMA = 1
 INFO_FILE = "dataset_info.json"
@@ -191,6 +191,11 @@ class DatasetInfo:
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def quantity(self) -> str:
+        """What the images state, for people: reflectance, or an index's name."""
+        return str(self.description.get("quantity", dataset.QUANTITY))
 
     def encoding(self, image: str) -> Encoding:
         """The encoding of one of `IMAGES`."""

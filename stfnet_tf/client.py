@@ -339,7 +339,7 @@ def main(argv: Sequence[str]) -> None:
         for triplet in chosen:
             with scene.alone(Path(FLAGS.output_dir), triplet):
                 fused = scene.fuse(served, images, triplet, FLAGS.output_dir, FLAGS.window)
-            print(fuse.summary(fused, described.bands), flush=True)
+            print(fuse.summary(fused, described), flush=True)
 
 
 def define_flags() -> None:

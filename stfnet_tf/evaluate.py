@@ -229,7 +229,10 @@ def make_report(
         "ratio": read[0].inputs.ratio,
         "versions": {"stfnet_tf": stfnet_tf.__version__, "numpy": np.__version__},
     }
-    return scores.Report(images.dataset.name, tuple(rows), tuple(references), calibrations, about)
+    dataset = images.dataset
+    return scores.Report(
+        dataset.name, tuple(rows), tuple(references), calibrations, about, dataset.quantity
+    )
 
 
 def _calibrations(
@@ -277,7 +280,8 @@ def cases_stretch(
         if case.inputs.f3 is not None and case.inputs.valid_f3 is not None:
             known.append((case.inputs.f3, case.inputs.valid_f3))
         fine, valid = zip(*known, strict=True)
-        stretches.append(panels.Stretch.of(fine, valid, images.dataset.bands))
+        dataset = images.dataset
+        stretches.append(panels.Stretch.of(fine, valid, dataset.bands, dataset.quantity))
     return stretches
 
 
@@ -297,15 +301,14 @@ def draw(
         print(draw_sheet(folder / f"images_{date}.png", case, {name: prediction}, stretch))
         score = next(s for s in report.scores if (s.method, s.date) == (name, case.label))
         valid = case.valid & prediction.valid
-        print(
-            panels.scatter(folder / f"scatter_{date}.png", case.truth, prediction.f2, valid, score)
-        )
+        path = folder / f"scatter_{date}.png"
+        print(panels.scatter(path, case.truth, prediction.f2, valid, score, report.quantity))
         print(panels.apa_diagram(folder / f"apa_{date}.png", report, case.label))
         for method, dates in report.calibrations.items():
             if case.label in dates:
                 path = folder / f"calibration_{date}.png"
                 title = f"{method}, {case.label}: expected and true error"
-                print(panels.calibration(path, dates[case.label], title))
+                print(panels.calibration(path, dates[case.label], title, report.quantity))
 
 
 def draw_sheet(

@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
     version = save(fusion, folder, FLAGS.version, metrics)
     print(
         f"Exported {model_dir} to {version}; loaded again, it differs from the model by "
-        f"{check(fusion, version):.1e} in reflectance."
+        f"{check(fusion, version):.1e} in {fusion.info.quantity}."
     )
 
 

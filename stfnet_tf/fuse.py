@@ -212,7 +212,7 @@ def _fuse() -> None:
         )
     place = series.Place(FLAGS.executor, FLAGS.workers, FLAGS.dask_scheduler)
     for fused in plan.run(FLAGS.window, place):
-        print(summary(fused, described.bands), flush=True)
+        print(summary(fused, described), flush=True)
         if fused.known < _NOTHING:
             logging.warning(
                 "%s: next to nothing could be fused: on %s %s.",
@@ -418,7 +418,7 @@ def _chosen(
     return chosen
 
 
-def summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
+def summary(fused: "scene.Fused", dataset: "dataset.Dataset") -> str:
     """What to tell a user about a fused date."""
     line = f"{fused.path}: {100 * fused.known:.1f} % of the pixels fused, from {fused.triplet}"
     if fused.filled:
@@ -426,10 +426,12 @@ def summary(fused: "scene.Fused", bands: Sequence[str]) -> str:
         line += f"; {100 * fused.filled:.1f} % that these do not show from {dates}"
     if fused.rmse is None:
         return line
-    values = ", ".join(f"{band} {value:.5f}" for band, value in zip(bands, fused.rmse, strict=True))
+    found = zip(dataset.bands, fused.rmse, strict=True)
+    values = ", ".join(f"{band} {value:.5f}" for band, value in found)
     mean = sum(fused.rmse) / len(fused.rmse)
     return (
-        f"{line}\n  RMSE in reflectance over {fused.pixels} known pixels: {values}; mean {mean:.5f}"
+        f"{line}\n  RMSE in {dataset.quantity} over {fused.pixels} known pixels: {values}; mean "
+        f"{mean:.5f}"
     )
 
 

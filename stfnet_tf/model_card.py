@@ -86,6 +86,7 @@ def describe(fusion: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         "fine": dataclasses.asdict(info.fine),
         "coarse": dataclasses.asdict(info.coarse),
         "nodata": info.fine.nodata,
+        "quantity": info.quantity,
         "ratio": info.ratio,
         "halo": fusions.halo(fusion.model.config),
         "model": dataclasses.asdict(fusion.model.config),
@@ -118,6 +119,7 @@ def _spec(tensor: Any) -> dict[str, Any]:
 def as_markdown(card: Mapping[str, Any]) -> str:
     """The card for people."""
     fine, coarse = card["fine"], card["coarse"]
+    quantity = card["quantity"]
     lines = [
         f"# {card['name']}",
         "",
@@ -125,9 +127,9 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "the coarse image of that date and the coarse–fine pairs before and after it.",
         "",
         f"- Bands, in order: {', '.join(card['bands'])}",
-        f"- Fine images, in and out: {fine['dtype']}, reflectance = DN × {fine['scale']} + "
+        f"- Fine images, in and out: {fine['dtype']}, {quantity} = DN × {fine['scale']} + "
         f"{fine['offset']}; nodata {card['nodata']}",
-        f"- Coarse images, on the fine grid: {coarse['dtype']}, reflectance = DN × "
+        f"- Coarse images, on the fine grid: {coarse['dtype']}, {quantity} = DN × "
         f"{coarse['scale']} + {coarse['offset']}; their own pixels are {card['ratio']:g} times as "
         "wide as the fine ones",
         f"- A tile of a larger image needs {card['halo']} more pixels on every side, to be cut off "
@@ -140,13 +142,13 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     ]
     for split, triplets in card["dates"].items():
         lines += [f"- {split}: {'; '.join(' '.join(t) for t in triplets) or 'none'}"]
-    lines += ["", "## Accuracy on held-out dates", "", *_accuracy(card["metrics"]), ""]
+    lines += ["", "## Accuracy on held-out dates", "", *_accuracy(card["metrics"], quantity), ""]
     lines += [
         "## How to call",
         "",
         "Images are `[batch, height, width, bands]` in digital numbers; masks are bool `[batch, "
         "height, width]`, true where valid. `f2` comes back in the fine images' digital numbers, "
-        f"`quality` is the absolute error to be expected, in reflectance (NaN where unknown): "
+        f"`quality` is the absolute error to be expected, in {quantity} (NaN where unknown): "
         f"{QUALITY[card['model']['expected_error']]}. `sides` tells which pair gave a pixel: 3 "
         "both, 1 the earlier, 2 the later, 0 none.",
         "",
@@ -161,10 +163,10 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(metrics: Mapping[str, Any] | None) -> list[str]:
+def _accuracy(metrics: Mapping[str, Any] | None, quantity: str) -> list[str]:
     if not metrics:
         return ["Not evaluated."]
-    rows = ["| method | date | mean RMSE, reflectance |", "| --- | --- | --- |"]
+    rows = [f"| method | date | mean RMSE, {quantity} |", "| --- | --- | --- |"]
     for row in metrics["scores"]:
         # Null where no pixel could be scored.
         error = row["rmse"]["mean"]

@@ -22,6 +22,7 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from data_prep import false_colours, whole
+from data_prep.dataset import QUANTITY
 from stfnet_tf import scores
 
 DPI = 130
@@ -44,7 +45,7 @@ MARKERS = "osD^v<>pPX*hd8H"
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Which bands are shown and how reflectance becomes brightness, the same for every image.
+    """Which bands are shown and how they become brightness, the same for every image.
 
     Attributes:
         shown: Indices of the bands shown as red, green and blue, or of the one shown in grey.
@@ -52,6 +53,7 @@ class Stretch:
         low: Reflectance shown as black, one value for each shown band.
         high: Reflectance shown as white.
         error_limit: Reflectance error at the end of the error scale.
+        quantity: What the images state, if not reflectance.
     """
 
     shown: tuple[int, ...]
@@ -59,10 +61,15 @@ class Stretch:
     low: tuple[float, ...]
     high: tuple[float, ...]
     error_limit: float
+    quantity: str = QUANTITY
 
     @classmethod
     def of(
-        cls, images: Sequence[np.ndarray], valids: Sequence[np.ndarray], bands: Sequence[str]
+        cls,
+        images: Sequence[np.ndarray],
+        valids: Sequence[np.ndarray],
+        bands: Sequence[str],
+        quantity: str = QUANTITY,
     ) -> "Stretch":
         """Derives the stretch from the known fine images.
 
@@ -70,6 +77,7 @@ class Stretch:
             images: F1, and F3 where there is one, reflectance, [height, width, bands].
             valids: Their masks.
             bands: Names of the bands.
+            quantity: What the images state.
         """
         shown = false_colours.shown(bands)
         pixels = np.concatenate([i[v] for i, v in zip(images, valids, strict=True)])
@@ -83,6 +91,7 @@ class Stretch:
             tuple(map(float, low)),
             tuple(map(float, high)),
             _round_number(float(np.mean(high - low)) * ERROR_SHARE),
+            quantity,
         )
 
     def __call__(self, image: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -164,7 +173,7 @@ def sheet(
             scale, ax=list(axes.flat), shrink=long / high, aspect=long / thick,
             fraction=thick / wide, pad=0.01, extend="max",
         )  # fmt: skip
-        bar.set_label("mean |error|, reflectance", fontsize=10)
+        bar.set_label(f"mean |error|, {stretch.quantity}", fontsize=10)
     return _save(figure, path)
 
 
@@ -213,6 +222,7 @@ def scatter(
     prediction: np.ndarray,
     valid: np.ndarray,
     result: scores.Scores,
+    quantity: str = QUANTITY,
 ) -> Path:
     """Draws prediction over reference as a density, a plot for each band.
 
@@ -222,6 +232,7 @@ def scatter(
         prediction: Predicted F2, same shape.
         valid: Pixels valid in both.
         result: The scores of this prediction, whose RMSE, CC and bias are printed in the plots.
+        quantity: What the images state.
     """
     columns = min(3, len(result.bands))
     rows = math.ceil(len(result.bands) / columns)
@@ -241,8 +252,8 @@ def scatter(
         )  # fmt: skip
         ax.plot(limits, limits, color="black", linewidth=0.8, linestyle="--")
         ax.set_title(band, fontsize=10)
-        ax.set_xlabel("reference, reflectance", fontsize=8)
-        ax.set_ylabel("prediction, reflectance", fontsize=8)
+        ax.set_xlabel(f"reference, {quantity}", fontsize=8)
+        ax.set_ylabel(f"prediction, {quantity}", fontsize=8)
         ax.tick_params(labelsize=7)
         values = [result.per_band[m][b] for m in ("rmse", "cc", "bias")]
         text = "RMSE {:.4f}\nCC {:.3f}\nbias {:+.4f}".format(*values)
@@ -289,7 +300,7 @@ def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) 
     polar.set_ylim(0, 1.08 * max([s.mean("rmse") for s in (*points, *references)] + [1e-4]))
     polar.yaxis.set_major_locator(MaxNLocator(4))
     close.set_xlabel("EDGE (left over-smoothed, right too sharp)", fontsize=9)
-    close.set_ylabel("RMSE, reflectance", fontsize=9)
+    close.set_ylabel(f"RMSE, {report.quantity}", fontsize=9)
     close.grid(color="0.9")
     close.tick_params(labelsize=8)
     if dots is not None:
@@ -298,7 +309,7 @@ def apa_diagram(path: str | os.PathLike[str], report: scores.Report, date: str) 
             dots, ax=polar, orientation="horizontal", shrink=0.5, pad=0.0, ticks=(-limit, 0, limit)
         )
         bar.ax.set_xticklabels((f"{-limit:.4f}", "0", f"+{limit:.4f}"))
-        bar.set_label("AD (bias), reflectance", fontsize=9)
+        bar.set_label(f"AD (bias), {report.quantity}", fontsize=9)
         bar.ax.tick_params(labelsize=8)
     return _save(figure, path)
 
@@ -316,7 +327,10 @@ def _half_circle(ax: Axes) -> None:
 
 
 def calibration(
-    path: str | os.PathLike[str], calibrations: Sequence[scores.Calibration], title: str
+    path: str | os.PathLike[str],
+    calibrations: Sequence[scores.Calibration],
+    title: str,
+    quantity: str = QUANTITY,
 ) -> Path:
     """Draws expected against true error, a curve for each band; the diagonal is perfect."""
     figure = _figure(5.4, 5.0)
@@ -331,8 +345,8 @@ def calibration(
     ax.set_xlim(0, top)
     ax.set_ylim(0, top)
     ax.set_aspect("equal")
-    ax.set_xlabel("expected error, reflectance")
-    ax.set_ylabel("true absolute error (mean of the bin), reflectance")
+    ax.set_xlabel(f"expected error, {quantity}")
+    ax.set_ylabel(f"true absolute error (mean of the bin), {quantity}")
     ax.set_title(title, fontsize=11)
     ax.legend(fontsize=9, frameon=False)
     return _save(figure, path)
@@ -363,7 +377,7 @@ def comparison(path: str | os.PathLike[str], report: scores.Report, date: str) -
     for place, s in zip(places, rows, strict=True):
         accuracy.text(0, place, f" {s.mean('rmse'):.5f}", va="center", fontsize=8, color="white")
     accuracy.set_yticks(places, [s.method for s in rows])
-    accuracy.set_xlabel("RMSE, reflectance")
+    accuracy.set_xlabel(f"RMSE, {report.quantity}")
     if len(bands) > 1:
         figure.legend(fontsize=8, loc="outside lower left", ncols=len(bands) + 1, frameon=False)
     seconds = [s.mean("seconds") + np.nan_to_num(s.mean("fit_seconds")) for s in rows]

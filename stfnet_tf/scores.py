@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage, stats
 
 from data_prep import whole
+from data_prep.dataset import QUANTITY
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -404,6 +405,7 @@ class Report:
         references: Scores of F1, F3 and C2 themselves against the truth, for the APA diagram.
         calibrations: Method -> date -> one entry for each band.
         about: How the numbers came about (command, versions, masks).
+        quantity: What the images state.
     """
 
     dataset: str
@@ -413,11 +415,13 @@ class Report:
         default_factory=dict
     )
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    quantity: str = QUANTITY
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
         return {
             "dataset": self.dataset,
+            "quantity": self.quantity,
             "about": dict(self.about),
             "scores": [s.as_dict() for s in self.scores],
             "references": [s.as_dict() for s in self.references],
@@ -452,7 +456,7 @@ class Report:
         """The table for the terminal: RMSE by band, then every measure's mean over the bands."""
         from rich.table import Table
 
-        table = Table(title=f"{self.dataset}: reflectance, all valid pixels at once")
+        table = Table(title=f"{self.dataset}: {self.quantity}, all valid pixels at once")
         table.add_column("method", no_wrap=True)
         table.add_column("date", no_wrap=True)
         # One band's RMSE and the mean of one band are the same number.

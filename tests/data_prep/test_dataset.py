@@ -30,6 +30,8 @@ def test_defaults(tmp_path):
     assert described.fine.bands == (1, 2)
     assert described.tile_size == 256
     assert described.supervision == "triplet"
+    assert described.quantity == "reflectance"
+    assert loaded(tmp_path, 'quantity = "NDVI"' + GOOD).quantity == "NDVI"
 
 
 @pytest.mark.parametrize(

@@ -208,13 +208,17 @@ def test_what_is_assumed_of_the_rasters_is_said(tmp_path):
 
 def test_two_sided_methods_are_left_out_where_there_is_one_pair(made, tmp_path):
     folder = made[0]
+    described = tmp_path / "index.toml"
+    described.write_text('quantity = "NDVI"\n' + (folder / "made.toml").read_text())
     done = run(
-        "compare", f"--dataset={folder / 'made.toml'}", f"--output_dir={tmp_path}",
+        "compare", f"--dataset={described}", f"--data_dir={folder}", f"--output_dir={tmp_path}",
         "--methods=copy,estarfm", "--dates=2001-05-24/2001-07-11",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert ": NDVI, all valid pixels at once" in done.stdout
     assert "estarfm: left out on 2001-07-11" in done.stdout
     report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["quantity"] == "NDVI"
     assert [row["method"] for row in report["scores"]] == ["copy"]
     # F1's cloud of 28 pixels lies elsewhere than that of the truth.
     assert report["scores"][0]["coverage"] == pytest.approx(1 - 28 / (70 * 50 - 28))

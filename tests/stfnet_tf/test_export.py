@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -105,8 +106,18 @@ def test_card_is_in_the_assets_and_readable(fusion, tmp_path):
     assert asset.read_text() == (folder / "assets.extra" / export.CARD_FILE).read_text()
     text = (folder / "assets.extra" / "model_card.md").read_text()
     assert "| stfnet | 2001-07-11 | 0.00610 |\n| stfnet | 2001-08-12 | – |\n" in text
+    assert "- Fine images, in and out: int16, reflectance = DN × 0.0001 + 0.0" in text
     for name in fusion.signatures:
         assert f"### {name}" in text
+
+
+def test_card_names_the_quantity(fusion, monkeypatch):
+    info = dataclasses.replace(fusion.info, description={"quantity": "NDVI"})
+    monkeypatch.setattr(fusion, "info", info)
+    scored = {"scores": [{"method": "m", "date": "2015-10-14", "rmse": {"mean": 0.05}}]}
+    text = model_card.as_markdown(model_card.describe(fusion, scored))
+    assert "reflectance" not in text
+    assert text.count("NDVI") == 4
 
 
 def test_warm_up_requests_are_what_a_server_reads_and_each_one_runs(fusion, tmp_path):

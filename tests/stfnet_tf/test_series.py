@@ -124,7 +124,8 @@ def test_gaps_are_filled_by_models_of_their_own(tmp_path):
     # Of 50 rows, 20 to 29 lie in a gap; 20 to 22 no image shows, nor 40 of 70 pixels of row 26.
     assert fused.known == pytest.approx((47 * 70 - 40) / 3500)
     assert fused.filled == pytest.approx((7 * 70 - 40) / 3500)
-    assert "; 12.9 % that these do not show from 2001-05-08 2001-07-11" in fuse.summary(fused, "ab")
+    told = fuse.summary(fused, images.dataset)
+    assert "; 12.9 % that these do not show from 2001-05-08 2001-07-11" in told
     (own,) = (tmp_path / "model" / scenes.DATES[1]).glob("filling from */*/best.weights.h5")
     assert "2001-05-08 2001-08-28" in str(own)
     made = own.stat().st_ino
