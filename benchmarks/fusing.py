@@ -1,9 +1,10 @@
 """Fusing scenes of ever larger size, against the bare network and against STARFM and ESTARFM.
 
-Each size has two processes of its own: in the second it is fused once and nothing else happens, so
-that its peak memory can be told.
+All sizes are timed in turn in one process, because they are compared with each other. Each is fused
+once more in a process in which nothing else happens, so that its peak memory can be told.
 """
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,8 @@ from stfnet_tf import presets
 
 SIZES = (1000, 2000, 4000, 7000)
 QUICK_SIZES = (500, 1000)
-# Pixels after which the bare network's rate is known well enough.
-BARE_PIXELS = 4_000_000
-WARMED_UP = 2000
+# Pixels after which a rate is known well enough; a smaller scene is fused several times.
+ENOUGH = 4_000_000
 OTHERS = ("starfm", "estarfm")
 OTHERS_SIZE = 300
 MEMORY_SIZES = (2000, 7000)
@@ -30,16 +30,13 @@ def run(options: Options) -> Report:
     """Whole scenes from rasters to rasters, with the `paper` preset of six bands."""
     report = Report()
     sizes = [k for k in (QUICK_SIZES if options.quick else SIZES) if k <= options.largest]
-    seconds, peaks = {}, {}
+    seconds = executors.alone(_of_sizes, sizes, options)
+    peaks = {}
     for size in sizes:
-        seconds[size] = executors.alone(_of_size, size, options)
         peaks[size] = executors.alone(_peak, size, options)
-        shutil.rmtree(options.folder / "fused")
-        if size != SIZES[0]:  # which the other methods are measured on
-            shutil.rmtree(_scene(size, options))
-        _add_size(report, size, seconds[size], peaks[size])
+        _add_size(report, size, seconds, peaks[size])
     if len(sizes) > 1:
-        per_pixel = [[taken / size**2 for taken in seconds[size]["fuse"]] for size in sizes]
+        per_pixel = [[taken / size**2 for taken in seconds[f"fuse {size}"]] for size in sizes]
         report.add(
             "time per pixel, slowest size against fastest",
             "×",
@@ -49,6 +46,9 @@ def run(options: Options) -> Report:
     if all(size in peaks for size in MEMORY_SIZES):
         small, large = (peaks[size] for size in MEMORY_SIZES)
         report.add("peak memory of 7,000² against 2,000²", "×", [large / small], AtMost(1.2))
+    shutil.rmtree(options.folder / "fused")
+    for size in sizes[1:]:  # the other methods are measured on the first
+        shutil.rmtree(_scene(size, options))
     others = executors.alone(_others, 100 if options.quick else OTHERS_SIZE, options)
     for name, taken in others.items():
         if name != "stfnet":
@@ -68,18 +68,19 @@ def run(options: Options) -> Report:
 
 def _add_size(report: Report, size: int, seconds: measure.Seconds, peak: float) -> None:
     name = f"{size:,}²"
-    report.add(f"fusing {name}", "µs/pixel", [taken / size**2 * 1e6 for taken in seconds["fuse"]])
+    fused, bare = seconds[f"fuse {size}"], seconds[f"bare {size}"]
+    report.add(f"fusing {name}", "µs/pixel", [taken / size**2 * 1e6 for taken in fused])
     report.add(f"peak memory of {name}", "GiB", [peak / 2**30], AtMost(2.0))
     report.add(
         f"speed of {name} against the bare network",
         "×",
-        measure.ratios(seconds["bare"], seconds["fuse"]),
+        measure.ratios(bare, fused),
         AtLeast(0.85),
     )
     report.add(
         f"bare network's share of the matrix product's rate, windows of {name}",
         "",
-        measure.ratios(seconds["limit"], seconds["bare"]),
+        measure.ratios(seconds[f"limit {size}"], bare),
         AtLeast(0.70),
     )
 
@@ -109,38 +110,35 @@ def _peak(size: int, options: Options) -> float:
     return executors.peak_mib() * 2**20
 
 
-def _of_size(size: int, options: Options) -> measure.Seconds:
+def _of_sizes(sizes: Sequence[int], options: Options) -> measure.Seconds:
     """Seconds of fusing, of the bare network and of a matrix product of as many operations."""
     from data_prep import tiles
     from stfnet_tf import scene
 
-    network_, fuse = _fusing(size, options)
-    windows = tiles.windows(size, size, scene.WINDOW)
-    bare, share = _bare(network_, [w.shape for w in windows])
     product, flops = network.matrix_product()
-    seconds = measure.alternate(
-        {
-            "bare": bare,
-            "fuse": fuse,
-            "limit": product,
-        },
-        options.rounds,
-        # In a large scene the first window's compilation does not count.
-        warm_up=int(size <= WARMED_UP),
-    )
-    seconds["bare"] = [taken / share for taken in seconds["bare"]]
-    same = network.forward_flops(network_.config, size**2) / flops
-    seconds["limit"] = [taken * same for taken in seconds["limit"]]
-    return seconds
+    runs: dict[str, Callable[[], object]] = {}
+    parts: dict[str, float] = {}  # of what is to be known, of each run
+    for size in sizes:
+        network_, fuse = _fusing(size, options)
+        bare, share = _bare(network_, [w.shape for w in tiles.windows(size, size, scene.WINDOW)])
+        times = 1 if options.quick else max(1, ENOUGH // size**2)
+        for name, function, part in (
+            ("bare", bare, share),
+            ("fuse", lambda fuse=fuse, times=times: [fuse() for _ in range(times)], times),
+            ("limit", product, flops / network.forward_flops(network_.config, size**2)),
+        ):
+            runs[f"{name} {size}"], parts[f"{name} {size}"] = function, part
+    seconds = measure.alternate(runs, options.rounds)
+    return {name: [each / parts[name] for each in taken] for name, taken in seconds.items()}
 
 
 def _bare(network_: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Callable[[], object], float]:
-    """Both streams on windows in memory, and which share of the scene's pixels they are."""
+    """Both streams on windows in memory, and how many times the scene's pixels those are."""
     import tensorflow as tf
 
     chosen: list[tuple[int, int]] = []
-    for shape in shapes:
-        if sum(h * w for h, w in chosen) >= BARE_PIXELS:
+    for shape in itertools.cycle(shapes):
+        if sum(h * w for h, w in chosen) >= ENOUGH:
             break
         chosen.append(shape)
     bands = len(workload.BANDS)

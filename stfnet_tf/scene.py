@@ -30,9 +30,9 @@ READ_AHEAD = 2
 # Height and width of what is fused at a time, in pixels: as large as 2 GiB of memory allow, because
 # a larger window has a smaller share of halo.
 WINDOW = 640
-# Height and width of what mean changes are summed over at a time: small, because the first of them
-# is read while nothing else can be done.
-_SUMMED = 256
+# Height and width of what mean changes are summed over at a time: smaller, because the first of
+# them is read while nothing else can be done.
+_SUMMED = 512
 QUALITY_SCALE = 1e-4
 QUALITY_NODATA = -1
 # Added to a pixel's sides where they are those of further dates.
