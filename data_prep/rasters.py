@@ -568,6 +568,9 @@ _CREATION = {
 }
 # What a COG is built from is read once and removed, so nothing is gained by compressing it.
 _SCRATCH = ("TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256", "BIGTIFF=IF_SAFER")
+# Bytes of GDAL's block cache meanwhile: no block is used for long, so that more of them would only
+# take memory, and finishing be what needs most of it.
+_FINISHING_CACHE = 64 * 2**20
 
 
 @contextlib.contextmanager
@@ -691,9 +694,12 @@ def create(
             yield writer
             handle.FlushCache()
             if staged:
-                if chosen.get("OVERVIEWS", "AUTO") == "AUTO":
-                    _add_overviews(handle, chosen["OVERVIEW_RESAMPLING"], int(chosen["BLOCKSIZE"]))
-                gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=options)
+                with _cache_of_at_most(_FINISHING_CACHE):
+                    if chosen.get("OVERVIEWS", "AUTO") == "AUTO":
+                        _add_overviews(
+                            handle, chosen["OVERVIEW_RESAMPLING"], int(chosen["BLOCKSIZE"])
+                        )
+                    gdal.GetDriverByName("COG").CreateCopy(str(scratch), handle, options=options)
                 made.unlink()
         except BaseException as error:
             # Closing what could not be written fails once more, and that is no news. The frames
@@ -713,6 +719,17 @@ def create(
         if driver == "ENVI" and header.exists():  # GDAL describes the file by its scratch name
             text = header.read_bytes().replace(os.fsencode(scratch), os.fsencode(path.name))
             header.write_bytes(text)
+
+
+@contextlib.contextmanager
+def _cache_of_at_most(size: int) -> Iterator[None]:
+    """GDAL's block cache within `size` bytes for the time of a block."""
+    before = gdal.GetCacheMax()
+    set_cache(min(before, size))
+    try:
+        yield
+    finally:
+        set_cache(before)
 
 
 def _add_overviews(handle: gdal.Dataset, resampling: str, block: int) -> None:

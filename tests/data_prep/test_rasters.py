@@ -43,6 +43,20 @@ def test_overviews_of_an_odd_size_reach_its_end(tmp_path):
     )
 
 
+@pytest.mark.parametrize("resampling", ["AVERAGE", "none of GDAL's"])
+def test_finishing_leaves_the_cache_as_large_as_it_was(tmp_path, resampling):
+    before = gdal.GetCacheMax()
+    image = tiny.land(300, 300, 1).astype(np.int16)
+    options = (f"OVERVIEW_RESAMPLING={resampling}",)
+    path = tmp_path / "cog.tif"
+    try:
+        rasters.write(path, image, tiny.grid(300, 300), driver="COG", options=options)
+    except errors.InputError:
+        assert resampling != "AVERAGE"
+    assert path.exists() == (resampling == "AVERAGE")
+    assert gdal.GetCacheMax() == before > rasters._FINISHING_CACHE
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "ENVI", "COG"])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
 def test_what_is_written_is_read(tmp_path, driver, dtype):
